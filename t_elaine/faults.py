@@ -1,0 +1,20 @@
+"""Named kill points for the fault tests: where a test asks, the process kills itself as the machine would.
+
+`T_ELAINE_KILL_AT="prepare.before_marker:3"` sends SIGKILL the third time that point is reached. Without it nothing happens.
+"""
+
+import os
+import signal
+from collections import Counter
+
+_reached: Counter[str] = Counter()
+
+
+def fault_point(name: str) -> None:
+    """Die here (SIGKILL) if the environment variable T_ELAINE_KILL_AT names this point, `name` or `name:n` (n-th visit)."""
+    wanted, _, visit = os.environ.get("T_ELAINE_KILL_AT", "").partition(":")
+    if wanted != name:
+        return
+    _reached[name] += 1
+    if _reached[name] == int(visit or 1):
+        os.kill(os.getpid(), signal.SIGKILL)
