@@ -1,6 +1,6 @@
 """Named kill points for the fault tests: where a test asks, the process kills itself as the machine would.
 
-`T_ELAINE_KILL_AT="prepare.before_marker:3"` sends SIGKILL the third time that point is reached. Without it nothing happens.
+`T_ELAINE_KILL_AT="prepare.before_marker:3"` sends SIGKILL the third time that point is reached. Otherwise a no-op.
 """
 
 import os
@@ -11,7 +11,7 @@ _reached: Counter[str] = Counter()
 
 
 def fault_point(name: str) -> None:
-    """Die here (SIGKILL) if the environment variable T_ELAINE_KILL_AT names this point, `name` or `name:n` (n-th visit)."""
+    """Die here by SIGKILL if the variable T_ELAINE_KILL_AT names this point: `name`, or `name:n` for the n-th visit."""
     wanted, _, visit = os.environ.get("T_ELAINE_KILL_AT", "").partition(":")
     if wanted != name:
         return
