@@ -1,0 +1,171 @@
+"""Gin files: find them, read them into statements that keep file and line, hand them to gin, print what is in force.
+
+Judging the statements is `lint.py`'s work.
+"""
+
+import dataclasses
+import difflib
+import hashlib
+import os
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import gin
+from gin import config_parser
+
+from t_elaine.errors import UserError
+from t_elaine.paths import shipped
+
+
+@dataclasses.dataclass(frozen=True)
+class Reference:
+    """A value `@scope/name` or `@scope/name()`."""
+
+    scope: str
+    name: str
+    evaluated: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class MacroUse:
+    """A value `%NAME`."""
+
+    name: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Statement:
+    """One binding as written.
+
+    Args:
+        scope: gin scope, "" for none.
+        selector: name of the configurable, or of the macro if `parameter` is empty.
+        parameter: name of the parameter, "" for a macro.
+        value: Python value that may hold `Reference` and `MacroUse`.
+        source: the file as given, or "--gin.NAME" for a flag.
+        line: 1-based line; 0 for a flag.
+        rank: number of the file or flag on the command line; a later one overrides on purpose.
+    """
+
+    scope: str
+    selector: str
+    parameter: str
+    value: Any
+    source: str
+    line: int
+    rank: int
+
+    @property
+    def key(self) -> str:
+        """The binding's name as one would type it."""
+        name = f"{self.selector}.{self.parameter}" if self.parameter else self.selector
+        return f"{self.scope}/{name}" if self.scope else name
+
+    @property
+    def place(self) -> str:
+        """file:line, or the flag."""
+        return f"{self.source}:{self.line}" if self.line else self.source
+
+
+class _Delegate(config_parser.ParserDelegate):
+    def configurable_reference(self, scoped_configurable_name: str, evaluate: bool) -> Reference:
+        scope, _, name = scoped_configurable_name.rpartition("/")
+        return Reference(scope, name, evaluate)
+
+    def macro(self, macro_name: str) -> MacroUse:
+        return MacroUse(macro_name)
+
+
+def find(name: str) -> Path:
+    """The gin file of that name: in the working folder, else among the shipped ones.
+
+    Raises:
+        UserError: there is none; names those that look alike.
+    """
+    for candidate in (Path(name), shipped("gin_configs") / name):
+        if candidate.is_file():
+            return candidate
+    known = sorted(str(p.relative_to(shipped("gin_configs"))) for p in shipped("gin_configs").rglob("*.gin"))
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+    raise UserError(
+        f"there is no gin file {name!r}",
+        "looked in the working folder and in the shipped gin_configs/",
+        f"did you mean {' or '.join(near)}?" if near else f"shipped files: {', '.join(known)}",
+    )
+
+
+def statements(files: Sequence[str], bindings: Sequence[str]) -> list[Statement]:
+    """Every binding of the files (includes followed) and then of the flags, in the order in which gin applies them."""
+    found: list[Statement] = []
+    for rank, name in enumerate(files):
+        found.extend(_read_file(name, rank, ()))
+    for rank, text in enumerate(bindings, start=len(files)):
+        found.extend(_read_text(text, f"--gin.{text.split('=')[0].strip()}", rank, (), flag=True))
+    return found
+
+
+def _read_file(name: str, rank: int, stack: tuple[str, ...]) -> Iterable[Statement]:
+    if name in stack:
+        raise UserError(f"gin files include each other: {' → '.join((*stack, name))}", name, "take one include out")
+    try:
+        text = find(name).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{name} is not UTF-8 text ({error.reason})", name, "save it as UTF-8") from error
+    return _read_text(text, name, rank, (*stack, name))
+
+
+def _read_text(text: str, source: str, rank: int, stack: tuple[str, ...], flag: bool = False) -> Iterable[Statement]:
+    found: list[Statement] = []
+    try:
+        for parsed in config_parser.ConfigParser(text, _Delegate()):
+            line = 0 if flag else parsed.location.line_num
+            match parsed:
+                case config_parser.BindingStatement():
+                    found.append(
+                        Statement(
+                            scope=parsed.scope,
+                            selector=parsed.selector,
+                            parameter=parsed.arg_name,
+                            value=parsed.value,
+                            source=source,
+                            line=line,
+                            rank=rank,
+                        )
+                    )
+                case config_parser.IncludeStatement():
+                    found.extend(_read_file(parsed.filename, rank, stack))
+                case config_parser.ImportStatement():
+                    raise UserError(
+                        f"gin import of {parsed.module!r}",
+                        f"{source}:{line}",
+                        "name your tasks with --module=… instead",
+                    )
+    except SyntaxError as error:
+        location: Any = error.args[1] if len(error.args) > 1 else None
+        line = getattr(location, "line_num", None) or error.lineno or 0
+        content = (getattr(location, "line_content", "") or error.text or "").strip()
+        raise UserError(
+            f"not gin syntax: {error.args[0]}" + (f"   in: {content}" if content else ""),
+            source if flag else f"{source}:{line}",
+            "a binding is NAME.parameter = value, with strings in quotes: --gin.RUN_DIR=\"'runs/one'\"",
+        ) from error
+    return found
+
+
+def apply(files: Sequence[str], bindings: Sequence[str]) -> None:
+    """Give the files and bindings to gin and freeze it. The lint has passed, so gin has nothing to refuse."""
+    gin.add_config_file_search_path(os.fspath(shipped("gin_configs")))
+    gin.parse_config_files_and_bindings(list(files), list(bindings), finalize_config=True, skip_unknown=False)
+
+
+def text_in_force() -> str:
+    """The merged configuration as one gin file (every binding, defaults left out)."""
+    return str(gin.config_str(max_line_length=120))
+
+
+def digest(text: str) -> str:
+    """sha256 of a configuration without the lines that only say where a run lies."""
+    kept = [line for line in text.splitlines() if not re.match(r"\s*(#|RUN_DIR\s*=)", line)]
+    return hashlib.sha256("\n".join(line for line in kept if line.strip()).encode()).hexdigest()
