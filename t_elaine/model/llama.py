@@ -1,0 +1,235 @@
+"""The Llama decoder: its parameters as a table of paths, and its forward pass as free functions over a nested dict.
+
+Layers are stacked along a leading axis and run under `scan`. Knows no mesh (it names axes through `placement`), no file
+format and no optimizer. `Llama` wraps the same functions as a Flax NNX module.
+
+Parameters (float32): see `_table`. Letters: B batch, T sequence, D embed, H query heads, K kv heads, h head size,
+F mlp, V vocabulary, L layers.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
+
+from t_elaine.model import attention, rope
+from t_elaine.model.config import SAVEABLE, ComputeConfig, LlamaConfig
+from t_elaine.model.placement import constrain
+
+Params = dict[str, Any]
+
+
+class Parameter(NamedTuple):
+    """One row of the table: where it is, how large, what its dimensions mean, and what it is for."""
+
+    path: tuple[str, ...]
+    shape: tuple[int, ...]
+    axes: tuple[str, ...]
+    role: str
+
+
+def _table(config: LlamaConfig) -> Iterator[Parameter]:
+    D, F, V, h = config.embed, config.mlp, config.vocab_size, config.head_dim
+    H, K = config.q_heads, config.kv_heads
+
+    def layer(path: str, shape: tuple[int, ...], axes: str, role: str) -> Parameter:
+        return Parameter(("layers", *path.split("/")), (config.layers, *shape), ("layers", *axes.split()), role)
+
+    yield Parameter(("embed", "table"), (V, D), ("vocab", "embed"), "embedding")
+    yield layer("attention_norm/scale", (D,), "embed", "norm")
+    for name, heads, axis in (("q", H, "q_heads"), ("k", K, "kv_heads"), ("v", K, "kv_heads")):
+        yield layer(f"attention/{name}", (D, heads, h), f"embed {axis} head_dim", "matrix")
+        if config.qkv_bias:
+            yield layer(f"attention/{name}_bias", (heads, h), f"{axis} head_dim", "bias")
+    yield layer("attention/o", (H, h, D), "q_heads head_dim embed", "matrix")
+    yield layer("mlp_norm/scale", (D,), "embed", "norm")
+    yield layer("mlp/gate", (D, F), "embed mlp", "matrix")
+    yield layer("mlp/up", (D, F), "embed mlp", "matrix")
+    yield layer("mlp/down", (F, D), "mlp embed", "matrix")
+    yield Parameter(("final_norm", "scale"), (D,), ("embed",), "norm")
+    if not config.tied_embeddings:
+        yield Parameter(("head", "table"), (D, V), ("embed", "vocab"), "embedding")
+
+
+def _tree(config: LlamaConfig, leaf: Callable[[int, Parameter], Any]) -> Params:
+    tree: Params = {}
+    for index, row in enumerate(_table(config)):
+        node = tree
+        for key in row.path[:-1]:
+            node = node.setdefault(key, {})
+        node[row.path[-1]] = leaf(index, row)
+    return tree
+
+
+def parameter_shapes(config: LlamaConfig) -> Params:
+    """The tree of parameters as float32 `ShapeDtypeStruct`s."""
+    return _tree(config, lambda _, row: jax.ShapeDtypeStruct(row.shape, jnp.float32))
+
+
+def parameter_axes(config: LlamaConfig) -> Params:
+    """The same tree, with each parameter's logical axis names as a tuple."""
+    return _tree(config, lambda _, row: row.axes)
+
+
+def parameter_roles(config: LlamaConfig) -> Params:
+    """The same tree: "matrix", "norm", "bias" or "embedding" (what weight decay goes by)."""
+    return _tree(config, lambda _, row: row.role)
+
+
+def init(config: LlamaConfig, key: jax.Array) -> Params:
+    """Random parameters: matrices and tables normal with `initializer_range`, norms one, biases zero.
+
+    Jit it with out_shardings: values do not depend on the mesh.
+    """
+
+    def leaf(index: int, row: Parameter) -> jax.Array:
+        if row.role in ("norm", "bias"):
+            return jnp.full(row.shape, float(row.role == "norm"), jnp.float32)
+        values = jax.random.normal(jax.random.fold_in(key, index), row.shape, jnp.float32)
+        return values * config.initializer_range
+
+    return _tree(config, leaf)
+
+
+def rms_norm(x_BTD: jax.Array, scale_D: jax.Array, eps: float) -> jax.Array:
+    """RMSNorm (Zhang and Sennrich 2019, arXiv 1910.07467) in float32, result in x's dtype."""
+    x = x_BTD.astype(jnp.float32)
+    mean_square = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
+    return (x * jax.lax.rsqrt(mean_square + eps) * scale_D.astype(jnp.float32)[None, None, :]).astype(x_BTD.dtype)
+
+
+def _attention(
+    w: Params, x: jax.Array, cos: jax.Array, sin: jax.Array, segments: jax.Array, compute: ComputeConfig
+) -> jax.Array:
+    def project(name: str, axis: str) -> jax.Array:
+        y = jnp.einsum("BTD,DNh->BTNh", x, constrain(w[name], None, axis, "head_dim"))
+        if f"{name}_bias" in w:
+            y = y + w[f"{name}_bias"][None, None]
+        return constrain(y, "batch", "sequence", axis, "head_dim")
+
+    q = checkpoint_name(rope.rotate(project("q", "q_heads"), cos, sin), "q")
+    k = checkpoint_name(rope.rotate(project("k", "kv_heads"), cos, sin), "k")
+    v = checkpoint_name(project("v", "kv_heads"), "v")
+    out = checkpoint_name(attention.attend(q, k, v, segments, compute), "attention")
+    return jnp.einsum("BTHh,HhD->BTD", out, constrain(w["o"], "q_heads", "head_dim", None))
+
+
+def _mlp(w: Params, x: jax.Array) -> jax.Array:
+    gate = jnp.einsum("BTD,DF->BTF", x, constrain(w["gate"], None, "mlp"))
+    up = jnp.einsum("BTD,DF->BTF", x, constrain(w["up"], None, "mlp"))
+    gate = checkpoint_name(constrain(gate, "batch", "sequence", "mlp"), "gate")
+    up = checkpoint_name(constrain(up, "batch", "sequence", "mlp"), "up")
+    return jnp.einsum("BTF,FD->BTD", jax.nn.silu(gate) * up, constrain(w["down"], "mlp", None))
+
+
+def _layer(
+    config: LlamaConfig, compute: ComputeConfig, cos: jax.Array, sin: jax.Array, segments: jax.Array
+) -> Callable:
+    dtype = jnp.dtype(compute.dtype)
+
+    def layer(x_BTD: jax.Array, w: Params) -> tuple[jax.Array, None]:
+        matrices = jax.tree.map(lambda leaf: leaf.astype(dtype), {"attention": w["attention"], "mlp": w["mlp"]})
+        normed = rms_norm(x_BTD, w["attention_norm"]["scale"], config.norm_eps)
+        x_BTD = x_BTD + _attention(matrices["attention"], normed, cos, sin, segments, compute)
+        x_BTD = constrain(x_BTD, "batch", "sequence", None)
+        normed = rms_norm(x_BTD, w["mlp_norm"]["scale"], config.norm_eps)
+        x_BTD = x_BTD + _mlp(matrices["mlp"], normed)
+        return constrain(x_BTD, "batch", "sequence", None), None
+
+    if compute.remat == "none":
+        return layer
+    saved = {"full": (), "minimal": SAVEABLE, "names": compute.saved}[compute.remat]
+    policy = jax.checkpoint_policies.save_only_these_names(*saved)
+    # Inside scan the loop's border already keeps the compiler from merging the recomputation with the forward pass.
+    return jax.checkpoint(layer, policy=policy, prevent_cse=not compute.scan_layers)
+
+
+def hidden(
+    params: Params,
+    config: LlamaConfig,
+    compute: ComputeConfig,
+    tokens_BT: jax.Array,
+    positions_BT: jax.Array,
+    segments_BT: jax.Array,
+) -> jax.Array:
+    """The residual stream after the final norm: [B,T,D] in the compute dtype.
+
+    Args:
+        params: nested dict, float32.
+        config: the model.
+        compute: how to compute it.
+        tokens_BT: int32 ids.
+        positions_BT: int32 place of each token in its document.
+        segments_BT: int32, 0 padding, 1… documents; a token sees only its own document.
+    """
+    cos, sin = rope.angles(positions_BT, config)
+    x = embed(params, compute, tokens_BT)
+    layer = _layer(config, compute, cos, sin, segments_BT)
+    if compute.scan_layers:
+        x, _ = jax.lax.scan(layer, x, params["layers"], unroll=compute.scan_unroll)
+    else:
+        for index in range(config.layers):
+            x, _ = layer(x, jax.tree.map(lambda leaf, i=index: leaf[i], params["layers"]))
+    return rms_norm(x, params["final_norm"]["scale"], config.norm_eps)
+
+
+def embed(params: Params, compute: ComputeConfig, tokens_BT: jax.Array) -> jax.Array:
+    """Look the tokens up: [B,T,D] in the compute dtype."""
+    x = jnp.take(constrain(params["embed"]["table"], "vocab", None), tokens_BT, axis=0).astype(compute.dtype)
+    return constrain(x, "batch", "sequence", None)
+
+
+def head_table(params: Params, config: LlamaConfig) -> jax.Array:
+    """The output table [D,V], float32; the embedding's transpose where they are tied."""
+    return params["embed"]["table"].T if config.tied_embeddings else params["head"]["table"]
+
+
+def logits(
+    params: Params,
+    config: LlamaConfig,
+    compute: ComputeConfig,
+    tokens_BT: jax.Array,
+    positions_BT: jax.Array | None = None,
+    segments_BT: jax.Array | None = None,
+) -> jax.Array:
+    """float32 logits [B,T,V], for small uses: training never makes them whole. One document a row by default."""
+    B, T = tokens_BT.shape
+    if positions_BT is None:
+        positions_BT = jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32)[None], (B, T))
+    if segments_BT is None:
+        segments_BT = jnp.ones((B, T), jnp.int32)
+    x = hidden(params, config, compute, tokens_BT, positions_BT, segments_BT)
+    return jnp.einsum("BTD,DV->BTV", x, head_table(params, config).astype(x.dtype), preferred_element_type=jnp.float32)
+
+
+class Llama(nnx.Module):
+    """The decoder as an NNX module; `nnx.to_pure_dict(nnx.state(model, nnx.Param))` is the dict of parameters."""
+
+    def __init__(
+        self, config: LlamaConfig, compute: ComputeConfig, *, rngs: nnx.Rngs | None = None, params: Any = None
+    ):
+        """Wrap given parameters, or random ones from `rngs.params()`."""
+        if params is None:
+            params = init(config, (rngs or nnx.Rngs(0)).params())
+        self.config, self.compute = config, compute
+        for name, subtree in params.items():
+            setattr(self, name, _as_module(subtree))
+
+    def params(self) -> Params:
+        """The parameters as a nested dict of arrays."""
+        return nnx.to_pure_dict(nnx.state(self, nnx.Param))
+
+    def __call__(
+        self, tokens_BT: jax.Array, positions_BT: jax.Array | None = None, segments_BT: jax.Array | None = None
+    ) -> jax.Array:
+        """float32 logits [B,T,V], as `logits`."""
+        return logits(self.params(), self.config, self.compute, tokens_BT, positions_BT, segments_BT)
+
+
+def _as_module(tree: Any) -> Any:
+    if isinstance(tree, dict):
+        return nnx.Dict({name: _as_module(subtree) for name, subtree in tree.items()})
+    return nnx.Param(tree)

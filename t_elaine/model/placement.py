@@ -1,0 +1,56 @@
+"""Where model and mesh meet: the model names the axes of its tensors here, a mesh gives the names a meaning.
+
+Knows neither. Without an implementation (`using`) both functions are identities, so that the model runs anywhere.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Protocol
+
+import jax
+
+Axes = tuple[str | None, ...]
+
+
+class Placement(Protocol):
+    """What `parallel.sharding` implements."""
+
+    def constrain(self, x: jax.Array, axes: Axes) -> jax.Array:
+        """Ask the compiler to lay x out by its logical axes."""
+        ...
+
+    def per_shard(self, kernel: Callable[..., Any], in_axes: Sequence[Axes], out_axes: Any) -> Callable[..., Any]:
+        """Make the kernel run on each device's own piece."""
+        ...
+
+
+_current: ContextVar[Placement | None] = ContextVar("placement", default=None)
+
+
+@contextmanager
+def using(placement: Placement) -> Iterator[None]:
+    """Use an implementation while a computation is traced. Nothing is kept past the `with` block."""
+    token = _current.set(placement)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
+    """Lay x out by its logical axes, one name (or None: not split) a dimension; identity without a mesh."""
+    placement = _current.get()
+    return x if placement is None else placement.constrain(x, axes)
+
+
+def per_shard(kernel: Callable[..., Any], in_axes: Sequence[Axes], out_axes: Any) -> Callable[..., Any]:
+    """Wrap a kernel that the partitioner cannot split (Pallas): it sees each device's piece; identity without a mesh.
+
+    Args:
+        kernel: takes and gives arrays.
+        in_axes: logical axes of each argument.
+        out_axes: logical axes of the result, or a tree of them in the result's shape.
+    """
+    placement = _current.get()
+    return kernel if placement is None else placement.per_shard(kernel, in_axes, out_axes)
