@@ -1,5 +1,6 @@
 """What every test shares: 8 simulated devices, strict broadcasting, the real data and models that a test may need."""
 
+import collections
 import importlib.metadata
 import os
 from pathlib import Path
@@ -19,13 +20,24 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Long tests run only when asked for by `-m full` (make test-full)."""
-    if "full" in (config.getoption("-m") or ""):
-        return
-    for item in items:
-        if "full" in item.keywords:
-            item.add_marker(pytest.mark.skip(reason="long: make test-full runs it"))
+# More skips than this and a run proves too little: on a whole install only the GPU checks skip.
+MAX_SKIPS = 12
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Skips by reason, so that none goes unseen."""
+    reasons = collections.Counter(str(r.longrepr[2]) for r in terminalreporter.stats.get("skipped", []))
+    for reason, count in reasons.most_common():
+        terminalreporter.write_line(f"skipped {count}: {reason.removeprefix('Skipped: ')}")
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """A run with too many skips fails."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    skips = len(reporter.stats.get("skipped", [])) if reporter else 0
+    if skips > MAX_SKIPS and exitstatus == 0:
+        reporter.write_line(f"failed: {skips} tests were skipped, at most {MAX_SKIPS} may be")
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.fixture(scope="session")
