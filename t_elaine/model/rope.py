@@ -15,20 +15,25 @@ from t_elaine.model.config import LlamaConfig, RopeScaling
 def frequencies(head_dim: int, theta: float, scaling: RopeScaling | None) -> np.ndarray:
     """Radians a position for each pair: float32 [h/2].
 
-    Computed in float64 and rounded once, so that all hosts and devices turn by the same angles.
+    Rounded to float32 after each operation, as `transformers` does: at position 100,000 one unit in the last place of a
+    frequency turns by 0.006 radians, and the weights were trained with these. The power alone is taken in float64 and
+    rounded once, so that every machine has the same.
     """
-    freq = 1.0 / theta ** (np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
-    if scaling is not None:
-        freq = _stretch(freq, scaling)
-    return freq.astype(np.float32)
+    exponents = np.arange(0, head_dim, 2).astype(np.float32) / np.float32(head_dim)
+    powers = (np.float64(theta) ** exponents.astype(np.float64)).astype(np.float32)
+    freq = np.float32(1.0) / powers
+    return freq if scaling is None else _stretch(freq, scaling)
 
 
 def _stretch(freq: np.ndarray, scaling: RopeScaling) -> np.ndarray:
-    """Llama 3.1: long wavelengths divided by `factor`, short ones kept, those between blended linearly."""
-    turns = scaling.original_max_position * freq / (2 * math.pi)
-    low, high = scaling.low_freq_factor, scaling.high_freq_factor
-    kept = np.clip((turns - low) / (high - low), 0.0, 1.0)
-    return freq * (kept + (1.0 - kept) / scaling.factor)
+    """Llama 3.1: long wavelengths divided by `factor`, short ones kept, those between blended linearly. float32."""
+    wavelengths = np.float32(2 * math.pi) / freq
+    turns = np.float32(scaling.original_max_position) / wavelengths
+    low, high = np.float32(scaling.low_freq_factor), np.float32(scaling.high_freq_factor)
+    kept = (turns - low) / (high - low)
+    stretched = freq / np.float32(scaling.factor)
+    blended = (np.float32(1.0) - kept) * freq / np.float32(scaling.factor) + kept * freq
+    return np.where(kept <= 0, stretched, np.where(kept >= 1, freq, blended))
 
 
 def angles(positions_BT: jax.Array, config: LlamaConfig) -> tuple[jax.Array, jax.Array]:
