@@ -62,7 +62,8 @@ def _run(command: str, arguments: list[str], flags: Sequence[str], positional: s
     sys.path.insert(0, os.getcwd())  # --module names a user's own file beside the gin files
     for module in modules:
         import_module(module)
-    lint.check(command, gin_files.statements(files, bindings))
+    for line in lint.check(command, gin_files.statements(files, bindings)):
+        print(line, file=sys.stderr)
     configured = settings.register()
     gin_files.apply(files, bindings)
     extra: dict[str, Any] = {"argv": tuple(arguments), "config_text": gin_files.text_in_force()}
