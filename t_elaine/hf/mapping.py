@@ -96,7 +96,7 @@ def hf_tensors(config: LlamaConfig) -> list[HfTensor]:
     rows = weights(config)
     before = [w for w in rows if w.path == "embed/table"]
     after = [w for w in rows if not w.stacked and w.path != "embed/table"]
-    order = [(w, None) for w in before]
+    order: list[tuple[Weight, int | None]] = [(w, None) for w in before]
     order += [(w, layer) for layer in range(config.layers) for w in rows if w.stacked]
     order += [(w, None) for w in after]
     return [

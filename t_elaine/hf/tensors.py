@@ -197,7 +197,7 @@ def _read_box(source: BinaryIO, info: TensorInfo, ranges: list[tuple[int, int]],
 
 
 def _fill(source: BinaryIO, info: TensorInfo, position: int, out: np.ndarray) -> None:
-    view = memoryview(out.reshape(-1).view(np.uint8))
+    view = memoryview(out.reshape(-1).view(np.uint8).data)
     source.seek(position)
     done = 0
     while done < len(view):
@@ -279,7 +279,7 @@ def _write_values(sink: BinaryIO, tensor: Planned, array: np.ndarray) -> None:
         raise ValueError(f"{tensor.name}: planned {tensor.shape}, got {array.shape}")
     for block in _row_blocks(array):
         values = np.ascontiguousarray(block, DTYPES[tensor.tag])
-        _write_all(sink, memoryview(values.reshape(-1).view(np.uint8)))
+        _write_all(sink, values.reshape(-1).view(np.uint8).data)
 
 
 def _row_blocks(array: np.ndarray) -> Iterable[np.ndarray]:

@@ -1,0 +1,151 @@
+"""An independent forward pass: what a Hugging Face folder computes, in plain numpy or through transformers.
+
+Shares nothing with `mapping`, `importing` or the model: it reads config.json and tensors by their own names, so that a
+mistake there shows as a difference. Float32 throughout. For checks on a few thousand tokens, not for speed.
+The numpy one holds one layer at a time, and the output table in blocks.
+"""
+
+import importlib.util
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from t_elaine.hf import tensors
+
+HEAD_ROWS = 16384
+
+
+class NumpyModel:
+    """A Llama or Qwen2 folder, computed layer by layer from disk."""
+
+    name = "numpy, float32, layer by layer"
+
+    def __init__(self, folder: Path) -> None:
+        self.config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        self.tensors = tensors.open_tensors(folder)
+        self.heads = self.config["num_attention_heads"]
+        self.kv_heads = self.config.get("num_key_value_heads") or self.heads
+        self.head_dim = self.config.get("head_dim") or self.config["hidden_size"] // self.heads
+
+    def get(self, name: str, box: Sequence[slice] | None = None) -> np.ndarray:
+        """One tensor in float32."""
+        return tensors.read(self.tensors[name], box).astype(np.float32, copy=False)
+
+    def hidden(self, rows: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """For each row of ids [T]: the float32 residual stream after the final norm, [T,D]."""
+        table = self.tensors["model.embed_tokens.weight"]
+        streams = []
+        for row in rows:
+            picked = {
+                int(i): tensors.read(table, [slice(int(i), int(i) + 1), slice(None)])[0] for i in set(row.tolist())
+            }
+            streams.append(np.stack([picked[int(i)] for i in row]).astype(np.float32))
+        for layer in range(self.config["num_hidden_layers"]):
+            names = [n for n in self.tensors if n.startswith(f"model.layers.{layer}.") and not n.endswith("inv_freq")]
+            w = {n.split(".", 3)[3]: self.get(n) for n in names}
+            streams = [self._layer(x, w) for x in streams]
+        return [_norm(x, self.get("model.norm.weight"), self.config["rms_norm_eps"]) for x in streams]
+
+    def head_blocks(self) -> Iterator[np.ndarray]:
+        """The output table in blocks of rows: float32 [v,D]."""
+        tied = self.config.get("tie_word_embeddings", False)
+        name = "model.embed_tokens.weight" if tied else "lm_head.weight"
+        size = self.tensors[name].shape[0]
+        for start in range(0, size, HEAD_ROWS):
+            yield self.get(name, [slice(start, min(start + HEAD_ROWS, size)), slice(None)])
+
+    def logits(self, rows: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """For each row of ids [T]: float32 logits [T,V]."""
+        streams = self.hidden(rows)
+        parts = [[x @ block.T for x in streams] for block in self.head_blocks()]
+        return [np.concatenate([part[i] for part in parts], axis=1) for i in range(len(rows))]
+
+    def _layer(self, x_TD: np.ndarray, w: dict[str, np.ndarray]) -> np.ndarray:
+        eps = self.config["rms_norm_eps"]
+        x = _norm(x_TD, w["input_layernorm.weight"], eps)
+        q, k, v = (
+            x @ w[f"self_attn.{n}_proj.weight"].T + w.get(f"self_attn.{n}_proj.bias", np.float32(0)) for n in "qkv"
+        )
+        x_TD = x_TD + self._attend(q, k, v) @ w["self_attn.o_proj.weight"].T
+        x = _norm(x_TD, w["post_attention_layernorm.weight"], eps)
+        gate = x @ w["mlp.gate_proj.weight"].T
+        gate = gate / (1 + np.exp(-gate))
+        return x_TD + (gate * (x @ w["mlp.up_proj.weight"].T)) @ w["mlp.down_proj.weight"].T
+
+    def _attend(self, q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
+        T = len(q)
+        q, k, v = (y.reshape(T, -1, self.head_dim).transpose(1, 0, 2) for y in (q, k, v))
+        cos, sin = _rotations(self.config, self.head_dim, T)
+        q, k = (y * cos + np.concatenate(np.split(y, 2, -1)[::-1], -1) * sin for y in (q, k))
+        repeat = self.heads // self.kv_heads
+        k, v = np.repeat(k, repeat, 0), np.repeat(v, repeat, 0)
+        scores = q @ k.transpose(0, 2, 1) / np.float32(math.sqrt(self.head_dim))
+        scores = np.where(np.tri(T, dtype=bool), scores, np.float32(-np.inf))
+        scores = np.exp(scores - scores.max(-1, keepdims=True))
+        mixed = (scores / scores.sum(-1, keepdims=True)) @ v
+        return mixed.transpose(1, 0, 2).reshape(T, -1)
+
+
+def _norm(x: np.ndarray, scale: np.ndarray, eps: float) -> np.ndarray:
+    return x / np.sqrt(np.mean(x * x, -1, keepdims=True) + np.float32(eps)) * scale
+
+
+def _rotations(config: dict[str, Any], head_dim: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cosine and signed sine [T,h] in Hugging Face's half-and-half order; Llama 3.1's three bands of wavelengths."""
+    rope = {**(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
+    theta = rope.get("rope_theta", config.get("rope_theta", 10000.0))
+    freq = theta ** -(np.arange(0, head_dim, 2) / head_dim)
+    if rope.get("rope_type", rope.get("type", "default")) == "llama3":
+        factor, low, high = rope["factor"], rope["low_freq_factor"], rope["high_freq_factor"]
+        old = rope["original_max_position_embeddings"]
+        for i, f in enumerate(freq):
+            wavelength = 2 * math.pi / f
+            if wavelength > old / low:
+                freq[i] = f / factor
+            elif wavelength > old / high:
+                smooth = (old / wavelength - low) / (high - low)
+                freq[i] = (1 - smooth) * f / factor + smooth * f
+    angle = np.outer(np.arange(length), freq).astype(np.float32)
+    cos, sin = np.cos(angle), np.sin(angle)
+    return np.concatenate([cos, cos], -1), np.concatenate([-sin, sin], -1)
+
+
+def has_transformers() -> bool:
+    """Whether transformers and PyTorch are installed; neither is imported."""
+    return all(importlib.util.find_spec(name) is not None for name in ("torch", "transformers"))
+
+
+def transformers_logits(folder: Path) -> tuple[str, Callable[[np.ndarray], np.ndarray]]:
+    """The reference's name with versions, and a function from ids [T] to float32 logits [T,V].
+
+    The whole model is in memory as float32. Needs transformers and PyTorch; safetensors only, no remote code.
+    """
+    import torch
+    import transformers
+
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, local_files_only=True
+    )
+    model.eval()
+
+    def logits(row: np.ndarray) -> np.ndarray:
+        with torch.no_grad():
+            return model(torch.from_numpy(row.astype(np.int64))[None]).logits[0].numpy()
+
+    return f"transformers {transformers.__version__}, torch {torch.__version__}, float32", logits
+
+
+def mean_loss(logits: Sequence[np.ndarray], rows: Sequence[np.ndarray]) -> float:
+    """Mean cross-entropy in nats of each token after a row's first, given those before it, in float64."""
+    total, count = 0.0, 0
+    for scores, row in zip(logits, rows, strict=True):
+        x = scores[:-1].astype(np.float64)
+        top = x.max(-1, keepdims=True)
+        norm = np.log(np.exp(x - top).sum(-1)) + top[:, 0]
+        total += float((norm - x[np.arange(len(row) - 1), row[1:].astype(np.int64)]).sum())
+        count += len(row) - 1
+    return total / count
