@@ -1,0 +1,179 @@
+"""Reading checkpoints: whole trees onto any mesh, or one layer of one tensor; never without its digests compared.
+
+Nothing is written here, except that a caller may be told to set a damaged checkpoint aside.
+"""
+
+import json
+import os
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+import tensorstore
+from jax.experimental import multihost_utils
+
+from t_elaine import paths
+from t_elaine.checkpoints import layout, verify
+from t_elaine.checkpoints.arrays import TreeHandler, TreeRestore, named
+from t_elaine.checkpoints.layout import CheckpointMeta, read_meta, resolve
+from t_elaine.errors import UserError
+
+__all__ = ["Damaged", "check_model", "read_meta", "read_tensor", "resolve", "restore", "restore_newest", "tensors"]
+
+What = Literal["params", "state"]
+
+
+class Damaged(UserError):
+    """A checkpoint whose files or numbers are not what was written; an older one may be good."""
+
+
+def tensors(run_dir: paths.PathLike, step: int, item: str = layout.PARAMS) -> dict[str, tuple[tuple[int, ...], str]]:
+    """{path: (shape, dtype)} of every array of an item ("params" or "optimizer"), without reading one."""
+    folder = paths.join(layout.step_dir(run_dir, step), item)
+    if not paths.exists(folder):
+        raise UserError(f"the checkpoint holds no {item}", folder, "take a checkpoint that train wrote")
+    tree = TreeHandler().metadata(_orbax_path(folder))
+    return {name: (tuple(leaf.shape), str(np.dtype(leaf.dtype))) for name, leaf in named(tree).items()}
+
+
+def read_tensor(
+    run_dir: paths.PathLike, step: int, path: str, layer: int | None = None, item: str = layout.PARAMS
+) -> np.ndarray:
+    """One tensor, or one layer of a stacked one, straight from the files.
+
+    Args:
+        run_dir: the run folder.
+        step: of the checkpoint.
+        path: for example "layers/attention/q".
+        layer: index into the first axis; only that layer's bytes are read.
+        item: "params" or "optimizer".
+
+    Raises:
+        UserError: there is no such tensor. Digests are not compared here: call `verify.faults` once before.
+    """
+    folder = paths.join(layout.step_dir(run_dir, step), item)
+    base = folder if paths.is_remote(folder) else f"file://{os.path.abspath(folder)}"
+    store = {"driver": "ocdbt", "base": base + "/", "path": path.replace("/", ".") + "/"}
+    try:
+        array = tensorstore.open({"driver": "zarr", "kvstore": store}, open=True, read=True).result()
+    except (ValueError, FileNotFoundError) as error:
+        raise UserError(f"the checkpoint has no tensor {path!r} that can be read", folder) from error
+    return np.asarray((array if layer is None else array[layer]).read().result())
+
+
+def restore(run_dir: paths.PathLike, step: int, target: Any, what: What = "params", check_digests: bool = True) -> Any:
+    """Read a checkpoint onto the target's shardings: digests first, then shapes, then that every number is finite.
+
+    Args:
+        run_dir: the run folder.
+        step: of the checkpoint.
+        target: tree of `ShapeDtypeStruct`s with shardings: the parameters for what="params", a dict
+            {"params": …, "optimizer": …} for what="state".
+        what: "params" reads no optimizer state.
+        check_digests: False only where the caller has compared them already.
+
+    Raises:
+        Damaged: a file is not what was written, or a parameter is not finite.
+        UserError: a tensor is missing, is left over or has another shape.
+    """
+    folder = layout.step_dir(run_dir, step)
+    trees = {layout.PARAMS: target} if what == "params" else target
+    if check_digests:
+        _check_digests(folder, (*trees, layout.META))
+    for item, tree in trees.items():
+        check_shapes(run_dir, step, tree, item)
+    found = {item: _read_tree(paths.join(folder, item), tree) for item, tree in trees.items()}
+    if not bool(jax.jit(_all_finite)(found[layout.PARAMS])):
+        raise Damaged("a parameter of the checkpoint is not finite", folder, "take an older checkpoint")
+    return found[layout.PARAMS] if what == "params" else found
+
+
+def restore_newest(
+    run_dir: str, target: Any, what: What = "params", say: Callable[[str], None] = print
+) -> tuple[Any, CheckpointMeta]:
+    """The newest complete checkpoint that is sound; each damaged one is named and passed over.
+
+    Raises:
+        UserError: none is left, or one is sound but of another shape.
+    """
+    steps = layout.complete_steps(run_dir)
+    for step in reversed(steps):
+        try:
+            return restore(run_dir, step, target, what), read_meta(run_dir, step)
+        except Damaged as fault:
+            say(f"checkpoint {step} is damaged, going one back: {fault.what}")
+    there = ", ".join(map(str, steps)) or "none"
+    where = layout.checkpoints_dir(run_dir)
+    raise UserError(f"no sound checkpoint is left (there: {there})", where, "start anew in another RUN_DIR")
+
+
+def check_shapes(run_dir: paths.PathLike, step: int, target: Any, item: str) -> None:
+    """Compare names and shapes with the target's before anything is read. Raises UserError with both."""
+    here, wanted = tensors(run_dir, step, item), named(target)
+    where = layout.step_dir(run_dir, step)
+    mend = "give the model settings that the checkpoint was made with, or another checkpoint"
+    for name in sorted(set(here) ^ set(wanted)):
+        side = "has no tensor" if name in wanted else "has a tensor more,"
+        raise UserError(f"the checkpoint's {item} {side} {name}: it is of another model", where, mend)
+    for name, leaf in wanted.items():
+        if here[name][0] != tuple(leaf.shape):
+            raise UserError(f"{name} is {here[name][0]} in the checkpoint, {tuple(leaf.shape)} here", where, mend)
+
+
+def check_model(meta: CheckpointMeta, where: str, model: dict[str, Any], vocabulary_sha256: str | None) -> None:
+    """Refuse a checkpoint of another model or another vocabulary, naming both.
+
+    Args:
+        meta: the checkpoint's record.
+        where: its folder, for the message.
+        model: fields of the `LlamaConfig` in force.
+        vocabulary_sha256: of the vocabulary in force; None: not compared.
+    """
+    differing = [name for name in sorted({*meta.model, *model}) if meta.model.get(name) != model.get(name)]
+    differing = [name for name in differing if name != "initializer_range"]  # only random starts use it
+    if differing:
+        lines = "; ".join(f"{name}: {meta.model.get(name)} there, {model.get(name)} here" for name in differing)
+        raise UserError(
+            f"the checkpoint is of another model ({lines})", where, "give the model file that belongs to it"
+        )
+    if vocabulary_sha256 is not None and meta.vocabulary_sha256 != vocabulary_sha256:
+        what = f"the checkpoint was trained with vocabulary {meta.vocabulary_sha256[:16]}…, "
+        what += f"the stores were made with {vocabulary_sha256[:16]}…"
+        raise UserError(what, where, "prepare the stores again with the model's own tokenizer")
+
+
+def _check_digests(folder: str, items: tuple[str, ...]) -> None:
+    """Hosts share the reading; all come to the same answer, so that none restores what another refuses."""
+    try:
+        lines = verify.faults(folder, items, (jax.process_index(), jax.process_count()))
+    except UserError as error:
+        lines = [error.what]
+    count = len(lines)
+    if jax.process_count() > 1:
+        count = int(np.sum(multihost_utils.process_allgather(np.asarray(count))))
+    if count:
+        raise Damaged("; ".join(lines[:3]) or "another host found a fault", folder, "take another checkpoint")
+
+
+def _read_tree(folder: str, target: Any) -> Any:
+    checkpointer = ocp.Checkpointer(TreeHandler())
+    arguments = ocp.checkpoint_utils.construct_restore_args(target)
+    try:
+        return checkpointer.restore(_orbax_path(folder), args=TreeRestore(item=target, restore_args=arguments))
+    except (ValueError, OSError) as error:
+        raise Damaged(f"it cannot be read: {error}", folder, "take another checkpoint") from error
+    finally:
+        checkpointer.close()
+
+
+def _all_finite(tree: Any) -> jax.Array:
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
+
+
+def _orbax_path(folder: str) -> Any:
+    from etils import epath
+
+    return epath.Path(folder if paths.is_remote(folder) else os.path.abspath(folder))

@@ -1,0 +1,227 @@
+"""Writing checkpoints: Orbax's `CheckpointManager` in the background, then digests, then pruning.
+
+A checkpoint counts only once its digests are there. The two newest that count are never removed. Nothing is read here.
+"""
+
+import dataclasses
+import errno
+import os
+import shutil
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from t_elaine import paths
+from t_elaine.checkpoints import layout, verify
+from t_elaine.checkpoints.arrays import TreeHandler, TreeSave, save_args
+from t_elaine.checkpoints.layout import CheckpointMeta
+from t_elaine.errors import UserError
+from t_elaine.faults import fault_point
+
+NO_SPACE = ("no space left", "disk quota", "file too large", "resource_exhausted")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Checkpointing:
+    """When checkpoints are written and which are kept.
+
+    Args:
+        every: steps between checkpoints (the last step is always saved).
+        keep: newest complete ones kept; at least 2, so that a damaged one has another behind it.
+        permanent_every: steps between checkpoints that are never removed; None: none is permanent.
+        asynchronous: write in the background while training goes on.
+    """
+
+    every: int = 500
+    keep: int = 2
+    permanent_every: int | None = None
+    asynchronous: bool = True
+
+    def __post_init__(self) -> None:
+        for name, least in (("every", 1), ("keep", 2)):
+            if getattr(self, name) < least:
+                raise UserError(f"{name} is {getattr(self, name)}", "Checkpointing", f"give at least {least}")
+        if self.permanent_every is not None and self.permanent_every < 1:
+            raise UserError(f"permanent_every is {self.permanent_every}", "Checkpointing", "give None or at least 1")
+
+
+class Checkpoints:
+    """The writer of one run. Use as a context manager, so that a save in flight is finished or its error told."""
+
+    def __init__(self, run_dir: str, settings: Checkpointing, say: Callable[[str], None] = print) -> None:
+        """Open a run's checkpoints for writing; what an earlier process left half done is removed."""
+        self._run_dir, self._settings, self._say = run_dir, settings, say
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+        folder = layout.checkpoints_dir(run_dir)
+        if jax.process_index() == 0:
+            for step in layout.incomplete_steps(run_dir):
+                say(f"removing checkpoint {step}: it was never completed")
+                remove(layout.step_dir(run_dir, step))
+            for name in paths.listing(folder):
+                if ".deleting-" in name or "orbax-checkpoint-tmp" in name:
+                    remove(paths.join(folder, name))
+        paths.make_folder(folder)
+        self._manager = ocp.CheckpointManager(
+            folder if paths.is_remote(folder) else os.path.abspath(folder),
+            item_handlers={
+                layout.PARAMS: TreeHandler(),
+                layout.OPTIMIZER: TreeHandler(),
+                layout.META: ocp.JsonCheckpointHandler(),
+            },
+            options=ocp.CheckpointManagerOptions(enable_async_checkpointing=settings.asynchronous),
+        )
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            self.wait()
+        except UserError as error:
+            if kind is None:
+                raise
+            self._say(error.text())  # what ended the run is told by the exception already on its way
+        finally:
+            self._manager.close()
+
+    def due(self, step: int) -> bool:
+        """True if a checkpoint belongs at this step."""
+        permanent = self._settings.permanent_every
+        return step % self._settings.every == 0 or (permanent is not None and step % permanent == 0)
+
+    def save(self, params: Any, meta: CheckpointMeta, optimizer: Any = None) -> None:
+        """Start saving. Returns when the arrays are copied from the devices; waits for the save before it, if any.
+
+        Args:
+            params: tree of float32 arrays.
+            meta: its `step` names the folder.
+            optimizer: tree of arrays (moments and counters), None for parameters alone.
+
+        Raises:
+            UserError: this save could not start, or the one before could not be finished (for example a full disk).
+        """
+        self.wait()
+        fault_point("checkpoint.before_save")
+        meta = dataclasses.replace(meta, has_optimizer=optimizer is not None)
+        items = {
+            layout.PARAMS: TreeSave(params, save_args=save_args(params)),
+            layout.META: ocp.args.JsonSave(meta.to_dict()),
+        }
+        if optimizer is not None:
+            items[layout.OPTIMIZER] = TreeSave(optimizer, save_args=save_args(optimizer))
+        try:
+            self._manager.save(meta.step, args=ocp.args.Composite(**items), force=True)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise self._explained(error, meta.step) from error
+        self._thread = threading.Thread(target=self._finish, args=(meta.step,), name="seal checkpoint")
+        self._thread.start()
+        if not self._settings.asynchronous:
+            self.wait()
+
+    def wait(self) -> None:
+        """Wait until the save in flight is complete, digests included. Raises UserError if it failed."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    def _finish(self, step: int) -> None:
+        try:
+            self._manager.wait_until_finished()
+            folder = layout.step_dir(self._run_dir, step)
+            fault_point("checkpoint.before_digests")
+            verify.seal(folder, jax.process_index(), jax.process_count())
+            fault_point("checkpoint.after_digests")
+            if jax.process_index() == 0:
+                self._prune()
+        except (OSError, ValueError, RuntimeError) as error:
+            self._error = self._explained(error, step)
+        except UserError as error:
+            self._error = error
+
+    def _prune(self) -> None:
+        permanent = self._settings.permanent_every
+        for step in layout.complete_steps(self._run_dir)[: -self._settings.keep]:
+            if permanent is None or step % permanent:
+                remove(layout.step_dir(self._run_dir, step))
+
+    def _explained(self, error: Exception, step: int) -> UserError:
+        """The failed save as a message; its half-written folder is removed, the earlier checkpoints are untouched."""
+        where = layout.step_dir(self._run_dir, step)
+        there = layout.complete_steps(self._run_dir)
+        kept = f"checkpoint {there[-1]} is intact" if there else "no earlier checkpoint exists"
+        for name in paths.listing(layout.checkpoints_dir(self._run_dir)):
+            if name == str(step) or name.startswith(f"{step}.orbax-checkpoint-tmp"):
+                remove(paths.join(layout.checkpoints_dir(self._run_dir), name))
+        if disk_full(error):
+            what = f"no space left while saving checkpoint {step}; {kept}"
+            return UserError(what, where, "free space or take another RUN_DIR, then start the same command again")
+        return UserError(f"checkpoint {step} could not be saved: {error}; {kept}", where, "look at the folder's disk")
+
+
+def disk_full(error: BaseException) -> bool:
+    """True if an exception, or one that it came from, means that the disk is full."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            return True
+        if any(sign in str(seen).lower() for sign in NO_SPACE):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
+
+
+def remove(folder: str) -> None:
+    """Remove a checkpoint's folder; it never looks complete in between (renamed first; remotely digests go first)."""
+    if paths.is_remote(folder):
+        fs = paths.filesystem(folder)
+        marker = paths.join(folder, layout.DIGESTS)
+        if fs.exists(marker):
+            fs.rm_file(marker)
+        fs.rm(folder, recursive=True)
+        return
+    head, name = os.path.split(folder)
+    doomed = os.path.join(head, f".deleting-{name}")
+    if os.path.exists(doomed):
+        shutil.rmtree(doomed)
+    os.rename(folder, doomed)
+    shutil.rmtree(doomed)
+
+
+def set_aside(run_dir: str, step: int) -> str:
+    """Move a damaged checkpoint out of the way, to RUN_DIR/damaged/; returns where it went."""
+    there = paths.join(run_dir, "damaged")
+    paths.make_folder(there)
+    name, count = str(step), 1
+    while paths.exists(paths.join(there, name)):
+        name, count = f"{step}-{count}", count + 1
+    target = paths.join(there, name)
+    if paths.is_remote(run_dir):
+        paths.filesystem(run_dir).mv(layout.step_dir(run_dir, step), target, recursive=True)
+    else:
+        os.rename(layout.step_dir(run_dir, step), target)
+    return target
+
+
+def save_params(run_dir: str, step: int, params: Any, meta: CheckpointMeta) -> None:
+    """Write parameters alone as a complete checkpoint (an imported or merged model), and wait for it.
+
+    Args:
+        run_dir: the run folder to write into.
+        step: names the checkpoint; `meta.step` is set to it.
+        params: tree of jax arrays (or numpy arrays, which lie whole on this host).
+        meta: the record.
+
+    Raises:
+        UserError: the disk is full, or a checkpoint of this step is already there.
+    """
+    if step in layout.complete_steps(run_dir):
+        raise UserError(f"checkpoint {step} is already there", layout.step_dir(run_dir, step), "give another folder")
+    with Checkpoints(run_dir, Checkpointing(asynchronous=False)) as checkpoints:
+        checkpoints.save(params, dataclasses.replace(meta, step=step))
