@@ -1,8 +1,8 @@
 """Which source gives row k of a mixture, and which of its rows: exact arithmetic, no state, O(log S) in the sources.
 
-The weights form a binary tree. At a node that has delivered m rows, its left child has delivered round(p·m), p being the
-left child's share as an integer of 2^-32: so the m-th row goes left exactly if that number grows at m. Going down the
-tree gives the source of row k, and the m at the leaf is the number of rows that the source has given before.
+The weights form a binary tree. At a node that has delivered m rows, its left child has delivered round(p·m), p being
+the left child's share as an integer of 2^-32: so the m-th row goes left exactly if that number grows at m. Going down
+the tree gives the source of row k, and the m at the leaf is the number of rows that the source has given before.
 
 A leaf's count differs from k·w by at most ½·(1 + w·Σ 1/W) rows, W being the weights of the inner nodes above it, the
 root left out. The tree is chosen among those over the sorted weights to keep the largest of these bounds small: at most
