@@ -132,13 +132,12 @@ def check_model(meta: CheckpointMeta, where: str, model: dict[str, Any], vocabul
         model: fields of the `LlamaConfig` in force.
         vocabulary_sha256: of the vocabulary in force; None: not compared.
     """
-    differing = [name for name in sorted({*meta.model, *model}) if meta.model.get(name) != model.get(name)]
-    differing = [name for name in differing if name != "initializer_range"]  # only random starts use it
-    if differing:
-        lines = "; ".join(f"{name}: {meta.model.get(name)} there, {model.get(name)} here" for name in differing)
-        raise UserError(
-            f"the checkpoint is of another model ({lines})", where, "give the model file that belongs to it"
-        )
+    model = json.loads(json.dumps(model))
+    names = sorted({*meta.model, *model} - {"initializer_range"})  # only random starts use that one
+    lines = [f"{n}: {meta.model.get(n)} there, {model.get(n)} here" for n in names if meta.model.get(n) != model.get(n)]
+    if lines:
+        what = f"the checkpoint is of another model ({'; '.join(lines)})"
+        raise UserError(what, where, "give the model settings that belong to it")
     if vocabulary_sha256 is not None and meta.vocabulary_sha256 != vocabulary_sha256:
         what = f"the checkpoint was trained with vocabulary {meta.vocabulary_sha256[:16]}…, "
         what += f"the stores were made with {vocabulary_sha256[:16]}…"

@@ -1,0 +1,226 @@
+"""The training step: a free function (state, batch) → (state, metrics), jitted once with explicit shardings.
+
+It reads no data, writes no file and keeps nothing between calls. `make_evaluation` is the same loss without gradients.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from t_elaine.model import llama
+from t_elaine.model.config import ComputeConfig, LlamaConfig
+from t_elaine.model.loss import weighted_nll
+from t_elaine.parallel import sharding as layouts
+from t_elaine.training import optimizer as optim
+from t_elaine.training.optimizer import AdamW
+
+State = dict[str, Any]
+Batch = dict[str, jax.Array]
+
+# Rows of the per-group sums [4,G]: nats over all targets and their number; nats over targets that are text, their bytes.
+SUMS = ("nll", "tokens", "text_nll", "bytes")
+
+
+class Step(NamedTuple):
+    """A jitted step and the layouts that it expects and gives."""
+
+    run: Any
+    state_shardings: Any
+    batch_sharding: NamedSharding
+    evaluate: Any
+
+
+def init_state(params: Any) -> State:
+    """A fresh state around given parameters.
+
+    `step` counts batches (skipped ones too), `tokens` is the number of targets trained on as two uint32 words (low, high),
+    since 32 bits end at 4 billion; `skipped` counts all skipped updates, `skipped_in_a_row` the latest ones.
+    """
+    zero = jnp.zeros((), jnp.int32)
+    return {
+        "params": params,
+        "opt_state": optim.init_optimizer(params),
+        "step": zero,
+        "tokens": jnp.zeros((2,), jnp.uint32),
+        "skipped": zero,
+        "skipped_in_a_row": zero,
+    }
+
+
+def token_count(tokens: Any) -> int:
+    """The two words of `state["tokens"]` (on the host) as one number."""
+    low, high = (int(word) for word in np.asarray(tokens))
+    return low + (high << 32)
+
+
+def state_shardings(config: LlamaConfig, mesh: Mesh, rules: Mapping[str, tuple[str, ...]]) -> Any:
+    """The state's tree of shardings: moments lie as the parameters do, counters on every device."""
+    params = layouts.shardings(llama.parameter_axes(config), mesh, rules, llama.parameter_shapes(config))
+    here = NamedSharding(mesh, PartitionSpec())
+    counters = dict.fromkeys(("step", "tokens", "skipped", "skipped_in_a_row"), here)
+    return {"params": params, "opt_state": {"mu": params, "nu": params, "count": here}, **counters}
+
+
+def state_shapes(config: LlamaConfig, shardings: Any) -> State:
+    """The state as `ShapeDtypeStruct`s with shardings: what a restore is asked for, what a compilation is given."""
+    shapes = jax.eval_shape(init_state, llama.parameter_shapes(config))
+    return jax.tree.map(lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where), shapes, shardings)
+
+
+def batch_shapes(accumulation: int, rows: int, length: int, where: NamedSharding) -> dict[str, Any]:
+    """A global batch [A,B,T] as `ShapeDtypeStruct`s."""
+    kinds = dict.fromkeys(("tokens", "targets", "segments", "positions", "groups"), jnp.int32)
+    shape = (accumulation, rows, length)
+    return {k: jax.ShapeDtypeStruct(shape, d, sharding=where) for k, d in {**kinds, "weights": jnp.float32}.items()}
+
+
+def make_step(
+    config: LlamaConfig,
+    compute: ComputeConfig,
+    adamw: AdamW,
+    rate: Callable[[jax.Array], jax.Array],
+    mesh: Mesh,
+    groups: int,
+    byte_lengths: np.ndarray,
+    rules: Mapping[str, tuple[str, ...]] = layouts.RULES,
+    compiler_options: Mapping[str, str] | None = None,
+) -> Step:
+    """The jitted step for one model on one mesh.
+
+    Args:
+        config: the model.
+        compute: how it is computed.
+        adamw: optimizer settings.
+        rate: step → learning rate.
+        mesh: devices.
+        groups: G, number of (language, category) groups.
+        byte_lengths: int32 [V], UTF-8 bytes of each token; 0 for special tokens, which then count in no bits-per-byte.
+        rules: logical axis → mesh axes.
+        compiler_options: XLA options of this computation; an unknown one is an exception, not an abort.
+    """
+    shardings = state_shardings(config, mesh, rules)
+    where = layouts.sharding(mesh, rules, None, "batch", "sequence")
+    here = NamedSharding(mesh, PartitionSpec())
+    mask = optim.decay_mask(llama.parameter_roles(config))
+    sums = _group_sums(groups, byte_lengths)
+
+    def loss(params: Any, part: Batch) -> tuple[jax.Array, jax.Array]:
+        x_BTD = llama.hidden(params, config, compute, part["tokens"], part["positions"], part["segments"])
+        w_DV = llama.head_table(params, config)
+        total, nll_BT = weighted_nll(x_BTD, w_DV, part["targets"], part["weights"], compute.loss_chunk)
+        return total, sums(nll_BT, part)
+
+    def step(state: State, batch: Batch) -> tuple[State, dict[str, jax.Array]]:
+        with layouts.placing(mesh, rules):
+            gradients, total, sums_4G = accumulate(loss, state["params"], batch, shardings["params"], groups)
+        return apply(adamw, mask, rate, state, gradients, total, sums_4G)
+
+    def evaluate(params: Any, part: Batch) -> jax.Array:
+        with layouts.placing(mesh, rules):
+            return loss(params, part)[1]
+
+    run = jax.jit(
+        step,
+        in_shardings=(shardings, where),
+        out_shardings=(shardings, here),
+        donate_argnums=0,
+        compiler_options=dict(compiler_options or {}) or None,
+    )
+    rows = layouts.sharding(mesh, rules, "batch", "sequence")
+    held_out = jax.jit(evaluate, in_shardings=(shardings["params"], rows), out_shardings=here)
+    return Step(run, shardings, where, held_out)
+
+
+def _group_sums(groups: int, byte_lengths: np.ndarray) -> Callable[[jax.Array, Batch], jax.Array]:
+    """Function from nats [B,T] and a microbatch to sums [4,G] in the order of `SUMS`."""
+    lengths_V = np.asarray(byte_lengths, np.float32)
+
+    def sums(nll_BT: jax.Array, part: Batch) -> jax.Array:
+        weights_BT = part["weights"]
+        bytes_BT = jnp.take(jnp.asarray(lengths_V), part["targets"], axis=0) * weights_BT
+        nll_BT = nll_BT * weights_BT
+        values = jnp.stack([nll_BT, weights_BT, jnp.where(bytes_BT > 0, nll_BT, 0.0), bytes_BT])
+        hit_GBT = part["groups"][None] == jnp.arange(groups, dtype=jnp.int32)[:, None, None]
+        # A reduction over a comparison: XLA fuses it, no [4,G,B,T] is stored.
+        return jnp.sum(jnp.where(hit_GBT[None], values[:, None], 0.0), axis=(2, 3))
+
+    return sums
+
+
+def accumulate(
+    loss: Callable[[Any, Batch], tuple[jax.Array, jax.Array]], params: Any, batch: Batch, shardings: Any, groups: int
+) -> tuple[Any, jax.Array, jax.Array]:
+    """Sums over the A microbatches of a batch: gradients, loss, per-group sums. Nothing is divided here.
+
+    Args:
+        loss: (params, microbatch [B,T]) → (sum of nats [], sums [4,G]).
+        params: float32.
+        batch: arrays [A,B,T].
+        shardings: of the parameters; gradients lie the same way between microbatches.
+        groups: G.
+    """
+
+    def body(carry: tuple[Any, jax.Array, jax.Array], part: Batch) -> tuple[tuple[Any, jax.Array, jax.Array], None]:
+        gradients, total, sums_4G = carry
+        (more_total, more_sums), more = jax.value_and_grad(loss, has_aux=True)(params, part)
+        gradients = jax.tree.map(lambda g, m: g + m.astype(jnp.float32), gradients, more)
+        gradients = jax.lax.with_sharding_constraint(gradients, shardings)
+        return (gradients, total + more_total, sums_4G + more_sums), None
+
+    if jax.tree.leaves(batch)[0].shape[0] == 1:
+        only = jax.tree.map(lambda x: x[0], batch)
+        (total, sums_4G), gradients = jax.value_and_grad(loss, has_aux=True)(params, only)
+        gradients = jax.tree.map(lambda g: g.astype(jnp.float32), gradients)
+        return jax.lax.with_sharding_constraint(gradients, shardings), total, sums_4G
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), params)
+    zeros = jax.lax.with_sharding_constraint(zeros, shardings)
+    start = (zeros, jnp.zeros((), jnp.float32), jnp.zeros((len(SUMS), groups), jnp.float32))
+    return jax.lax.scan(body, start, batch)[0]
+
+
+def apply(
+    adamw: AdamW,
+    mask: Any,
+    rate: Callable[[jax.Array], jax.Array],
+    state: State,
+    gradients: Any,
+    total: jax.Array,
+    sums_4G: jax.Array,
+) -> tuple[State, dict[str, jax.Array]]:
+    """Divide by the token count, clip, update; keep the old parameters and moments if anything is not finite.
+
+    Returns:
+        the new state, and metrics: loss (nats a token), grad_norm, learning_rate, sums [4,G], skipped (0/1),
+        skipped_in_a_row, tokens (two words).
+    """
+    tokens = jnp.sum(sums_4G[1])
+    count = jnp.maximum(tokens, 1.0)
+    gradients = jax.tree.map(lambda g: g / count, gradients)
+    lr = rate(state["step"])
+    params, opt_state, norm = optim.update(adamw, mask, state["params"], gradients, state["opt_state"], lr)
+    good = jnp.isfinite(total) & jnp.isfinite(norm)
+    keep = lambda new, old: jnp.where(good, new, old)  # noqa: E731
+    low = state["tokens"][0] + jnp.where(good, tokens, 0.0).astype(jnp.uint32)
+    carry = (low < state["tokens"][0]).astype(jnp.uint32)
+    new = {
+        "params": jax.tree.map(keep, params, state["params"]),
+        "opt_state": jax.tree.map(keep, opt_state, state["opt_state"]),
+        "step": state["step"] + 1,
+        "tokens": jnp.stack([low, state["tokens"][1] + carry]),
+        "skipped": state["skipped"] + jnp.where(good, 0, 1),
+        "skipped_in_a_row": jnp.where(good, 0, state["skipped_in_a_row"] + 1),
+    }
+    metrics = {
+        "loss": total / count,
+        "grad_norm": norm,
+        "learning_rate": lr,
+        "sums": sums_4G,
+        "skipped": jnp.where(good, 0, 1),
+        "skipped_in_a_row": new["skipped_in_a_row"],
+        "tokens": new["tokens"],
+    }
+    return new, metrics
