@@ -116,7 +116,7 @@ def _load(source: Source, weight: Weight, config: LlamaConfig, sharding: Any) ->
     shape = (config.layers, *one) if weight.stacked else one
     pieces: dict[tuple[tuple[int, int], ...], np.ndarray] = {}  # replicas ask for the same piece again
 
-    def piece(index: tuple[slice, ...]) -> np.ndarray:
+    def piece(index: Any) -> np.ndarray:
         ranges = tuple(part.indices(n)[:2] for part, n in zip(index, shape, strict=True))
         if ranges not in pieces:
             pieces[ranges] = fill(ranges)

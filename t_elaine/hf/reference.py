@@ -2,21 +2,19 @@
 
 Shares nothing with `mapping`, `importing` or the model: it reads config.json and tensors by their own names, so that a
 mistake there shows as a difference. Float32 throughout. For checks on a few thousand tokens, not for speed.
-The numpy one holds one layer at a time, and the output table in blocks.
+The numpy one holds one layer at a time.
 """
 
 import importlib.util
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from t_elaine.hf import tensors
-
-HEAD_ROWS = 16384
 
 
 class NumpyModel:
@@ -50,19 +48,16 @@ class NumpyModel:
             streams = [self._layer(x, w) for x in streams]
         return [_norm(x, self.get("model.norm.weight"), self.config["rms_norm_eps"]) for x in streams]
 
-    def head_blocks(self) -> Iterator[np.ndarray]:
-        """The output table in blocks of rows: float32 [v,D]."""
+    def head_columns(self, start: int, stop: int) -> np.ndarray:
+        """The output table for ids [start, stop): float32 [D, stop - start]."""
         tied = self.config.get("tie_word_embeddings", False)
         name = "model.embed_tokens.weight" if tied else "lm_head.weight"
-        size = self.tensors[name].shape[0]
-        for start in range(0, size, HEAD_ROWS):
-            yield self.get(name, [slice(start, min(start + HEAD_ROWS, size)), slice(None)])
+        return self.get(name, [slice(start, stop), slice(None)]).T
 
     def logits(self, rows: Sequence[np.ndarray]) -> list[np.ndarray]:
         """For each row of ids [T]: float32 logits [T,V]."""
-        streams = self.hidden(rows)
-        parts = [[x @ block.T for x in streams] for block in self.head_blocks()]
-        return [np.concatenate([part[i] for part in parts], axis=1) for i in range(len(rows))]
+        size = self.config["vocab_size"]
+        return [x @ self.head_columns(0, size) for x in self.hidden(rows)]
 
     def _layer(self, x_TD: np.ndarray, w: dict[str, np.ndarray]) -> np.ndarray:
         eps = self.config["rms_norm_eps"]
