@@ -117,7 +117,7 @@ def _ranks(model: dict[str, Any]) -> tuple[dict[bytes, int], np.ndarray]:
     bpe = tokenizers.models.BPE(vocab=vocabulary, merges=merges)
     joined = dict.fromkeys(a + b for a, b in merges)
     made = [token for token in joined if [t.value for t in bpe.tokenize(token)] == [token]]
-    # ignore_merges takes a whole word that is a token as it is; tiktoken always does. Last ranks keep them from merging.
+    # ignore_merges takes a whole word that is a token as it is; tiktoken always does. Last ranks never win a merge.
     whole = [t for t in vocabulary if t not in joined and len(t) > 1] if model.get("ignore_merges") else []
     order = [*to_byte, *made, *(t for t in whole if all(c in to_byte for c in t))]
     ranks = {bytes(to_byte[c] for c in token): rank for rank, token in enumerate(order)}
