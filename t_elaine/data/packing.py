@@ -136,25 +136,29 @@ class SplitRows:
             # What a row needs of the window in which it begins; the rest, in the next round, of the windows after it.
             for at, epoch, place in self._epochs.locate(starts):
                 window = self._window(epoch, place)
-                found.append(_cut(window, starts[at], np.minimum(stops[at], window.edges[-1]), rows[at]))
+                found.append(
+                    cut(window.documents, window.edges, starts[at], np.minimum(stops[at], window.edges[-1]), rows[at])
+                )
                 starts[at] = window.edges[-1]
             left = starts < stops
             starts, stops, rows = starts[left], stops[left], rows[left]
         return found
 
 
-def _cut(window: _SplitWindow, starts: np.ndarray, stops: np.ndarray, rows: np.ndarray) -> Pieces:
-    """Pieces of the stream ranges [starts, stops), all within the window."""
-    low = np.searchsorted(window.edges, starts, side="right") - 1
-    high = np.searchsorted(window.edges, stops, side="left")
+def cut(documents: Documents, edges: np.ndarray, starts: np.ndarray, stops: np.ndarray, rows: np.ndarray) -> Pieces:
+    """Pieces of the ranges [starts, stops) of a stream of documents, range i to stand in row rows[i].
+
+    edges: stream positions at which the documents start, and the last one's end, int64 [documents+1].
+    """
+    low = np.searchsorted(edges, starts, side="right") - 1
+    high = np.searchsorted(edges, stops, side="left")
     index, owner = ranges(low, high - low)
-    first = np.maximum(window.edges[index], starts[owner])
-    length = np.minimum(window.edges[index + 1], stops[owner]) - first
+    first = np.maximum(edges[index], starts[owner])
+    length = np.minimum(edges[index + 1], stops[owner]) - first
     if not length.all():  # empty documents
         kept = length > 0
         index, owner, first, length = index[kept], owner[kept], first[kept], length[kept]
-    within = first - window.edges[index]
-    documents = window.documents
+    within = first - edges[index]
     return Pieces(
         row=rows[owner],
         block=documents.block[index].astype(np.int64),

@@ -15,6 +15,7 @@ class FakeBlock:
     tokens: np.ndarray
     offsets: np.ndarray
     group: np.ndarray
+    bytes: np.ndarray
     trained: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
 
 
@@ -23,10 +24,11 @@ class FakeStore:
     name: str
     blocks: Sequence[FakeBlock]
     groups: Sequence[tuple[str, str]] = (("en", "textbook"), ("ja", "web text"))
+    split: str = "train"
     vocabulary: dict[str, Any] = field(default_factory=lambda: {"sha256": "v" * 64, "pad": 7, "eos": 2, "size": 10**6})
 
     def batches(self, split: str = "train") -> Sequence[FakeBlock]:
-        return self.blocks if split == "train" else []
+        return self.blocks if split == self.split else []
 
 
 def make_store(name: str, lengths: Sequence[Sequence[int]], first_document: int = 1, **more: Any) -> FakeStore:
@@ -38,5 +40,5 @@ def make_store(name: str, lengths: Sequence[Sequence[int]], first_document: int 
         tokens = np.concatenate([np.zeros(0, np.uint32), *documents])
         offsets = np.concatenate([[0], np.cumsum(block)]).astype(np.int64)
         groups = (np.arange(number - len(block), number) % 2).astype(np.int32)
-        blocks.append(FakeBlock(tokens, offsets, groups))
+        blocks.append(FakeBlock(tokens, offsets, groups, 3 * np.asarray(block, np.int64)))
     return FakeStore(name, blocks, **more)
