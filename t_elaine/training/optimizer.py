@@ -1,4 +1,4 @@
-"""AdamW and its learning rate: optax's pieces, put together so that a skipped update moves the schedule and nothing else.
+"""AdamW and its learning rate: optax's pieces, so that a skipped update moves the schedule and nothing else.
 
 The schedule is a function of the run's step, not of the optimizer's own count. Knows no mesh and no model.
 """

@@ -21,7 +21,7 @@ from t_elaine.training.optimizer import AdamW
 State = dict[str, Any]
 Batch = dict[str, jax.Array]
 
-# Rows of the per-group sums [4,G]: nats over all targets and their number; nats over targets that are text, their bytes.
+# Rows of the per-group sums [4,G]: nats over all targets, their number; nats over targets that are text, their bytes.
 SUMS = ("nll", "tokens", "text_nll", "bytes")
 
 
@@ -37,8 +37,8 @@ class Step(NamedTuple):
 def init_state(params: Any) -> State:
     """A fresh state around given parameters.
 
-    `step` counts batches (skipped ones too), `tokens` is the number of targets trained on as two uint32 words (low, high),
-    since 32 bits end at 4 billion; `skipped` counts all skipped updates, `skipped_in_a_row` the latest ones.
+    `step` counts batches (skipped ones too); `tokens` is the number of targets trained on as two uint32 words (low,
+    high), since 32 bits end at 4 billion; `skipped` counts all skipped updates, `skipped_in_a_row` the latest ones.
     """
     zero = jnp.zeros((), jnp.int32)
     return {

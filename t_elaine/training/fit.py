@@ -1,0 +1,149 @@
+"""Will it fit? Arithmetic on bytes before anything is touched: seconds, no compilation.
+
+The activation figure is an estimate from shapes; the exact one is the compiler's.
+"""
+
+import dataclasses
+import math
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from t_elaine.errors import UserError
+from t_elaine.model import llama
+from t_elaine.model.config import ComputeConfig, LlamaConfig
+from t_elaine.parallel import sharding as layouts
+
+HOST_RESERVE = 2 << 30  # the interpreter, libraries and the data loader, where the host's memory is the devices' too
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Need:
+    """Bytes on one device."""
+
+    parameters: int
+    moments: int
+    gradients: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.parameters + self.moments + self.gradients + self.activations
+
+
+def need(
+    config: LlamaConfig,
+    compute: ComputeConfig,
+    mesh: Mesh,
+    rows_per_device: int,
+    length: int,
+    rules: Mapping[str, tuple[str, ...]] = layouts.RULES,
+) -> Need:
+    """Bytes that one device needs for a training step.
+
+    Parameters, two moments and gradients in float32, in this device's pieces; activations: what the backward pass
+    keeps of each layer, the widest layer being recomputed, its gathered weights, and one chunk of logits.
+    """
+    shapes = llama.parameter_shapes(config)
+    shardings = layouts.shardings(llama.parameter_axes(config), mesh, rules, shapes)
+    pieces = jax.tree.map(lambda s, where: math.prod(where.shard_shape(s.shape)) * 4, shapes, shardings)
+    parameters = sum(jax.tree.leaves(pieces))
+    width = np.dtype("float32").itemsize if compute.dtype == "float32" else 2
+    tokens = rows_per_device * length // mesh.shape["context"]
+    tensor = mesh.shape["tensor"]
+    heads = config.head_dim * (2 * config.q_heads + 2 * config.kv_heads)
+    inside = (heads + 3 * config.mlp) // tensor + 4 * config.embed
+    kept = {"none": inside, "full": config.embed, "minimal": config.embed + heads // tensor + 2 * config.mlp // tensor}
+    saved = kept.get(compute.remat, inside)
+    layer_bytes = sum(math.prod(leaf.shape[1:]) for leaf in jax.tree.leaves(shapes["layers"])) * width // tensor
+    scores = 0
+    if compute.attention == "reference":
+        scores = 2 * 4 * rows_per_device * config.q_heads // min(tensor, config.q_heads) * length * length
+        scores //= mesh.shape["context"]
+    logits = 3 * 4 * rows_per_device * min(compute.loss_chunk, length) * config.vocab_size // tensor
+    activations = tokens * width * (config.layers * saved + inside) + 2 * layer_bytes + scores + logits
+    return Need(parameters=parameters, moments=2 * parameters, gradients=parameters, activations=activations)
+
+
+def device_memory(mesh: Mesh) -> tuple[int, str]:
+    """(bytes for each device, where the figure is from); simulated CPU devices share the host's memory."""
+    device = mesh.devices.flat[0]
+    if device.platform == "cpu":
+        host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        local = sum(d.process_index == device.process_index for d in mesh.devices.flat)
+        return max(min(host, container_limit() or host) - HOST_RESERVE, 0) // local, "the host's memory"
+    stats: dict[str, Any] = device.memory_stats() or {}
+    return int(stats.get("bytes_limit", 0)), f"{device.device_kind}'s memory"
+
+
+def container_limit() -> int | None:
+    """The memory limit of this process's control group, if it has one."""
+    for name in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            with open(name, encoding="ascii") as handle:
+                text = handle.read().strip()
+        except OSError:
+            continue
+        if text.isdecimal():
+            return int(text)
+    return None
+
+
+def check_fit(
+    config: LlamaConfig, compute: ComputeConfig, mesh: Mesh, rows_per_device: int, length: int
+) -> tuple[Need, int]:
+    """Refuse a run that cannot fit, with the bytes it needs, the bytes there, and what would make it fit.
+
+    Returns:
+        what it needs and what is there, a device.
+    """
+    wanted = need(config, compute, mesh, rows_per_device, length)
+    there, source = device_memory(mesh)
+    if not there or wanted.total <= there:
+        return wanted, there
+    model = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(llama.parameter_shapes(config)))
+    what = (
+        f"a model of {model / 1e9:.2f} B parameters needs about {text(wanted.total)} on each of {mesh.size} device(s) "
+        f"(parameters {text(wanted.parameters)}, optimizer {text(wanted.moments)}, gradients {text(wanted.gradients)}, "
+        f"activations {text(wanted.activations)}); there are {text(there)} for each ({source})"
+    )
+    raise UserError(what, "LlamaConfig, MeshConfig, rows_per_device", remedy(config, compute, mesh, wanted, there))
+
+
+def remedy(config: LlamaConfig, compute: ComputeConfig, mesh: Mesh, wanted: Need, there: int) -> str:
+    """What would make it fit, in the order of how little it changes."""
+    fixed = wanted.total - wanted.activations
+    ways = []
+    if fixed < there:
+        if compute.remat != "full":
+            ways.append('ComputeConfig.remat = "full"')
+        ways.append("fewer rows_per_device or a shorter Mixture.sequence_length")
+    pieces = mesh.shape["fsdp"] * mesh.shape["tensor"]
+    whole = fixed * pieces
+    devices = math.ceil(whole / max(there - wanted.activations, there // 2, 1))
+    power = 1 << max(devices - 1, 1).bit_length()
+    if mesh.devices.flat[0].platform == "cpu":
+        hosts = math.ceil((whole + wanted.activations) / 2**30)
+        ways.append(f"a machine with {hosts} GiB, or accelerators: {accelerators(whole)}")
+    else:
+        ways.append(f"about {power} such devices (MeshConfig.fsdp = {power})")
+    largest = int(there * 0.8 / 16 * pieces)
+    ways.append(f"a model of at most {largest / 1e9:.2f} B parameters (a file in gin_configs/models)")
+    return "; or ".join(ways)
+
+
+def accelerators(whole: int) -> str:
+    """How many common accelerators hold `whole` bytes of parameters, moments and gradients in 70 % of their memory."""
+    kinds = (("TPU v5e", 16), ("TPU v5p", 95), ("H100", 80))
+    counts = ((name, math.ceil(whole / (gigabytes * 1e9 * 0.7))) for name, gigabytes in kinds)
+    return ", ".join(f"{1 << (count - 1).bit_length()} {name}" for name, count in counts)
+
+
+def text(count: int) -> str:
+    """Bytes in GiB or MiB."""
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"

@@ -1,0 +1,185 @@
+"""The loop: batch, step, metrics of the step before, evaluators, checkpoint. Read it from top to bottom.
+
+It is handed everything: it opens no corpus, no exam and no checkpoint, and knows no mesh.
+"""
+
+import dataclasses
+import statistics
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+
+from t_elaine.errors import UserError
+from t_elaine.training.metrics import Record, step_record
+from t_elaine.training.sinks import Sink
+
+State = dict[str, Any]
+# (name, every, what): every so many steps (and at the end) what(params) → sums' record as from `metrics.by_group`.
+Evaluator = tuple[str, int, Callable[[Any], Record]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Loop:
+    """How long a run goes and when it says something.
+
+    Args:
+        steps: updates in the whole run, resumes included.
+        print_every: steps between lines where output is no terminal (metrics.jsonl has every step).
+        evaluate_every: steps between held-out evaluations; 0: only at the start and the end.
+        evaluate_rows: held-out rows read each time; 0: none, ever.
+        stop_after_skipped: updates skipped in a row (loss or gradient not finite) that stop the run.
+        max_chip_hours: device hours after which the run saves and stops; None: no limit.
+    """
+
+    steps: int
+    print_every: int = 1
+    evaluate_every: int = 0
+    evaluate_rows: int = 64
+    stop_after_skipped: int = 5
+    max_chip_hours: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "print_every", "stop_after_skipped"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}", "Loop", "give at least 1")
+
+
+@dataclasses.dataclass(kw_only=True)
+class Handed:
+    """What the loop works with, made by the command."""
+
+    step: Callable[[State, Any], tuple[State, Mapping[str, jax.Array]]]
+    batches: Iterator[Any]
+    groups: Sequence[tuple[str, str]]
+    due: Callable[[int], bool]
+    save: Callable[[State], None]
+    stop: Callable[[int], str | None]
+    mfu: Callable[[float], float | None]
+    evaluators: Sequence[Evaluator] = ()
+    sinks: Sequence[Sink] = ()
+
+
+class Clock:
+    """Seconds since the last `lap`, by what they were spent on."""
+
+    def __init__(self) -> None:
+        self._spent: dict[str, float] = {}
+        self._start = time.perf_counter()
+
+    @contextmanager
+    def on(self, what: str) -> Iterator[None]:
+        """Count the time inside as spent on `what`."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._spent[what] = self._spent.get(what, 0.0) + time.perf_counter() - start
+
+    def lap(self) -> dict[str, float]:
+        """Seconds by use, and their whole; starts again from zero."""
+        now = time.perf_counter()
+        spent = {"step": now - self._start, "data": 0.0, "compute": 0.0, "checkpoint": 0.0} | self._spent
+        self._start, self._spent = now, {}
+        return {name: round(seconds, 6) for name, seconds in spent.items()}
+
+
+def run(state: State, first: int, loop: Loop, handed: Handed) -> tuple[State, str]:
+    """Train from step `first` to the end, or until something stops it.
+
+    The metrics of a step are read while the next one runs, so the devices never wait for the host. Before a checkpoint
+    they are read at once: a checkpoint never stands ahead of its lines.
+
+    Args:
+        state: on the devices; given up (its buffers are donated).
+        first: updates done already.
+        loop: settings.
+        handed: step, batches, sinks and the rest.
+
+    Returns:
+        the state, and why it ended: "finished", "preempted" or "chip hours".
+
+    Raises:
+        UserError: too many updates in a row were skipped, or a checkpoint could not be written.
+    """
+    clock, recent = Clock(), deque[float](maxlen=20)
+    pending: tuple[int, Mapping[str, jax.Array], dict[str, float]] | None = None
+    reason = "finished"
+    with jax.transfer_guard("disallow"):
+        if first == 0:
+            evaluate(state, 0, handed, every_one=True)
+        clock.lap()
+        for done in range(first + 1, loop.steps + 1):
+            with clock.on("data"):
+                batch = next(handed.batches)
+            with clock.on("compute"):
+                state, metrics = handed.step(state, batch)
+                report(pending, loop, handed, recent)
+            stop = handed.stop(done)
+            last = done == loop.steps or stop is not None
+            if (
+                not last
+                and not handed.due(done)
+                and not any(every and done % every == 0 for _, every, _ in handed.evaluators)
+            ):
+                pending = (done, metrics, clock.lap())
+                continue
+            with clock.on("compute"):
+                jax.block_until_ready(metrics)
+            report((done, metrics, clock.lap()), loop, handed, recent)
+            pending = None
+            evaluate(state, done, handed, every_one=last and stop is None)
+            with clock.on("checkpoint"):
+                if last or handed.due(done):
+                    save(state, handed)
+            if stop is not None:
+                reason = stop
+                break
+    return state, reason
+
+
+def report(
+    pending: tuple[int, Mapping[str, jax.Array], dict[str, float]] | None,
+    loop: Loop,
+    handed: Handed,
+    recent: deque[float],
+) -> None:
+    """Read a step's metrics (the loop's only read from the devices) and hand them to the sinks."""
+    if pending is None:
+        return
+    done, metrics, seconds = pending
+    record = step_record(done, jax.device_get(dict(metrics)), handed.groups)
+    recent.append(seconds["step"])
+    typical = statistics.median(recent)
+    rate = record["batch_tokens"] / seconds["step"]
+    record |= {"seconds": seconds, "tokens_per_second": round(rate, 1), "mfu": handed.mfu(rate)}
+    record["seconds_left"] = round(typical * (loop.steps - done), 1)
+    for sink in handed.sinks:
+        sink.write(record)
+    if record["skipped_in_a_row"] >= loop.stop_after_skipped:
+        what = f"the loss or gradient was not finite in {record['skipped_in_a_row']} steps in a row, up to step {done}"
+        mend = (
+            "lower the learning rate or look at the rows of these steps; the last checkpoint is sound: resume from it"
+        )
+        raise UserError(what, "Loop.stop_after_skipped", mend)
+
+
+def evaluate(state: State, done: int, handed: Handed, every_one: bool) -> None:
+    """Run the evaluators whose turn it is and hand their records to the sinks."""
+    for name, every, figures in handed.evaluators:
+        if every_one or (every and done % every == 0):
+            with jax.transfer_guard("allow"):
+                record = {"kind": name, "step": done, **figures(state["params"])}
+            for sink in handed.sinks:
+                sink.write(record)
+
+
+def save(state: State, handed: Handed) -> None:
+    """Make the lines safe first, then start the checkpoint."""
+    for sink in handed.sinks:
+        sink.flush()
+    with jax.transfer_guard("allow"):  # Orbax copies from the devices
+        handed.save(state)

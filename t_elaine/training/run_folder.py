@@ -1,0 +1,159 @@
+"""A run's folder: one process at a time in it, a status that launchers can resume by, and what the run was made of.
+
+Checkpoints and metrics have their own files; this one holds the lock, status.json and the records beside them.
+"""
+
+import datetime
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import shlex
+import socket
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from t_elaine import paths
+from t_elaine.errors import UserError
+
+PACKAGES = ("t-elaine", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorstore", "numpy", "pyarrow")
+
+
+@contextmanager
+def in_use(run_dir: str) -> Iterator[None]:
+    """Hold a run's folder. The lock is freed by the system when the process ends, SIGKILL included.
+
+    Raises:
+        UserError: another process holds it.
+    """
+    paths.make_folder(run_dir)
+    if paths.is_remote(run_dir):  # object stores have no locks
+        yield
+        return
+    import fcntl
+
+    with open(os.path.join(run_dir, ".lock"), "a+", encoding="utf-8") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            handle.seek(0)
+            owner = handle.read().strip() or "another process"
+            mend = "wait for it to end, stop it, or give another RUN_DIR"
+            raise UserError(f"the run folder is in use by {owner}", run_dir, mend) from error
+        handle.truncate(0)
+        handle.write(f"process {os.getpid()} on {socket.gethostname()}")
+        handle.flush()
+        yield
+
+
+def write_status(run_dir: str, state: str, reason: str, step: int) -> None:
+    """status.json: state ("running", "preempted", "stopped" or "finished"), why, and the step it is true for.
+
+    A run that was killed still says "running"; its folder's lock is free.
+    """
+    if jax.process_index() == 0:
+        when = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        record = {"state": state, "reason": reason, "step": step, "time": when, "host": socket.gethostname()}
+        paths.write_text(paths.join(run_dir, "status.json"), json.dumps(record, indent=1) + "\n")
+
+
+def check_versions() -> None:
+    """Refuse jax and jaxlib of different versions, which fail later in ways that name neither.
+
+    Raises:
+        UserError: naming both.
+    """
+    python, compiled = (importlib.metadata.version(name) for name in ("jax", "jaxlib"))
+    if python.split(".")[:3] != compiled.split(".")[:3]:
+        what = f"jax is {python} but jaxlib is {compiled}"
+        raise UserError(what, "installed packages", f"pip install jaxlib=={python}")
+
+
+def versions() -> dict[str, Any]:
+    """What the run computes with: source, packages, flags, devices."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = None
+    devices = jax.devices()
+    return {
+        "source": source_version(Path(__file__).resolve().parents[2]),
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}",
+        "packages": found,
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        "libtpu_args": os.environ.get("LIBTPU_INIT_ARGS", ""),
+        "devices": {"kind": devices[0].device_kind, "count": len(devices), "processes": jax.process_count()},
+        "runtime": str(devices[0].client.platform_version).splitlines()[0],
+    }
+
+
+def source_version(checkout: Path) -> dict[str, Any]:
+    """Git commit of a checkout and the sha256 of its uncommitted changes; nulls where it is none (a wheel)."""
+
+    def git(*arguments: str) -> bytes | None:
+        try:
+            done = subprocess.run(("git", "-C", str(checkout), *arguments), capture_output=True, timeout=10, check=True)
+        except (OSError, subprocess.SubprocessError):
+            return None
+        return done.stdout
+
+    if not (checkout / ".git").exists():
+        return {"commit": None, "diff_sha256": None}
+    commit, diff = git("rev-parse", "HEAD"), git("diff", "HEAD")
+    digest = hashlib.sha256(diff).hexdigest() if diff else None
+    return {"commit": commit.decode().strip() if commit else None, "diff_sha256": digest}
+
+
+def write_records(run_dir: str, first: int, config_text: str, argv: Sequence[str], data: Mapping[str, Any]) -> None:
+    """Save settings, versions, command and data digests. What an earlier start wrote otherwise is kept under a new name.
+
+    Args:
+        run_dir: the run's folder.
+        first: step this start begins at; names the older records (config.before-step-120.gin).
+        config_text: operative settings.
+        argv: arguments of the command.
+        data: what the stores' manifests say.
+    """
+    records = {
+        "config.gin": config_text,
+        "versions.json": json.dumps(versions(), indent=1) + "\n",
+        "command.txt": f"python -m t_elaine.train {shlex.join(argv)}\n",
+        "data.json": json.dumps(data, indent=1, sort_keys=True) + "\n",
+    }
+    for name, text in records.items():
+        path = paths.join(run_dir, name)
+        if paths.exists(path):
+            old = paths.read_text(path)
+            if old == text:
+                continue
+            stem, dot, end = name.partition(".")
+            paths.write_text(paths.join(run_dir, f"{stem}.before-step-{first}{dot}{end}"), old)
+        paths.write_text(path, text)
+
+
+def copy_folder(source: str, target: str) -> None:
+    """Copy the files of a folder, local or remote, where the target has not the same bytes already."""
+    paths.make_folder(target)
+    for name in paths.listing(source):
+        path, to = paths.join(source, name), paths.join(target, name)
+        if not paths.is_remote(path) and os.path.isdir(path):
+            copy_folder(path, to)
+            continue
+        with paths.open_file(path) as handle:
+            content = handle.read()
+        with paths.open_file(to, "wb") as handle:
+            handle.write(content)
+
+
+def config_hash(text: str) -> str:
+    """sha256 of the operative settings."""
+    return hashlib.sha256(text.encode()).hexdigest()
