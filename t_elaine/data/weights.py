@@ -35,8 +35,8 @@ def phase_weights(mixture: Mixture, sources: Sequence[SourceSize]) -> list[tuple
         UserError: an unknown store, a negative weight, all weights 0, a weight for a store without tokens, …
     """
     _check_choices(mixture)
-    weights, replay = _default_weights(mixture), mixture.replay
-    origin = "gin" if mixture.weights is not None else f"defaults of {mixture.defaults}" if mixture.defaults else ""
+    weights, origin = _first_weights(mixture)
+    replay = mixture.replay
     found = [(0, *_resolve(mixture, sources, weights, replay, origin, "Mixture"))]
     for i, phase in enumerate(mixture.phases):
         row = -(-phase.from_tokens // mixture.sequence_length)
@@ -61,24 +61,27 @@ def _check_choices(mixture: Mixture) -> None:
     if mixture.max_epochs is not None and mixture.planned_tokens is None:
         what = "max_epochs needs the length of the run"
         raise UserError(what, "Mixture.planned_tokens", "set planned_tokens to the tokens of the run")
-    if mixture.weights is not None and mixture.defaults:
-        # Gin's weights override the recorded ones, as DESIGN says; both may stand.
-        return
-    if (mixture.alpha is not None or mixture.max_epochs is not None) and mixture.defaults:
-        raise UserError("alpha and max_epochs do not go with defaults", "Mixture", "leave one of them out")
+    if (mixture.alpha is not None or mixture.max_epochs is not None) and (mixture.defaults or mixture.weights):
+        raise UserError("alpha and max_epochs do not go with weights or defaults", "Mixture", "leave one of them out")
 
 
-def _default_weights(mixture: Mixture) -> Mapping[str, float] | None:
-    if mixture.weights is not None or mixture.defaults is None:
-        return mixture.weights
+def _first_weights(mixture: Mixture) -> tuple[Mapping[str, float] | None, str]:
+    """(weights by name or None, where they come from)."""
+    if mixture.weights is not None:
+        return mixture.weights, "gin" + (f", instead of {mixture.defaults}" if mixture.defaults else "")
+    if mixture.defaults is None:
+        return None, ""
     path = Path(mixture.defaults)
     try:
         weights = json.loads(path.read_text(encoding="utf-8"))["weights"]
-        return {str(name): float(value) for name, value in weights.items()}
+        # Replay has its own shares: a recorded weight of such a store does not count, where one in gin is an error.
+        replayed = set(mixture.replay.stores.values()) if mixture.replay else set()
+        found = {str(name): float(value) for name, value in weights.items() if name not in replayed}
     except OSError as error:
         raise UserError(f"cannot read the mixture's weights: {error}", str(path), "run prepare first") from error
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, AttributeError, TypeError, ValueError) as error:
         raise UserError("this is not a file of mixture weights", str(path), "run prepare again") from error
+    return found, f"defaults of {path}"
 
 
 def _resolve(
