@@ -105,6 +105,11 @@ def hf_tensors(config: LlamaConfig) -> list[HfTensor]:
     ]
 
 
+def parameters(config: LlamaConfig) -> int:
+    """Number of parameters."""
+    return sum(math.prod(tensor.shape) for tensor in hf_tensors(config))
+
+
 def to_hf(weight: Weight, ours: np.ndarray) -> np.ndarray:
     """One layer of our parameter in Hugging Face's layout: a transposed view, nothing is copied."""
     axes = weight.ours.split()

@@ -34,8 +34,8 @@ class Tolerance:
 
     Args:
         absolute: between two computations on equal values.
-        rounding: of the exported model against the unrounded checkpoint: root mean square of the difference over that of
-            the logits. Rounding to bfloat16 is what the user asked for; past this it is damage.
+        rounding: of the exported model against the unrounded checkpoint: root mean square of the difference over that
+            of the logits. Rounding to bfloat16 is what the user asked for; past this it is damage.
     """
 
     absolute: float

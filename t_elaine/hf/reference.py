@@ -8,6 +8,7 @@ The numpy one holds one layer at a time.
 import importlib.util
 import json
 import math
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,12 @@ def _rotations(config: dict[str, Any], head_dim: int, length: int) -> tuple[np.n
 def has_transformers() -> bool:
     """Whether transformers and PyTorch are installed; neither is imported."""
     return all(importlib.util.find_spec(name) is not None for name in ("torch", "transformers"))
+
+
+def transformers_fit(parameters: int) -> bool:
+    """Whether transformers is installed and the float32 model takes at most half of the memory that is free."""
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return has_transformers() and 2 * 4 * parameters < free
 
 
 def transformers_logits(folder: Path) -> tuple[str, Callable[[np.ndarray], np.ndarray]]:

@@ -1,0 +1,49 @@
+"""`t-elaine export --checkpoint=RUN_DIR --to=FOLDER`: a checkpoint as a Hugging Face folder, with its proof."""
+
+import sys
+from pathlib import Path
+
+from t_elaine import cli, paths
+from t_elaine.checkpoints import reading
+from t_elaine.data.vocabulary import load_vocabulary
+from t_elaine.errors import UserError
+from t_elaine.hf import hub
+from t_elaine.hf.exporting import export_checkpoint
+
+FLAGS = ("checkpoint", "to", "dtype", "overwrite", "push", "public")
+
+
+def export(
+    checkpoint: str, to: str, dtype: str = "float32", overwrite: bool = False, push: str = "", public: bool = False
+) -> None:
+    """Write safetensors, tokenizer, licence, model card and proof; nothing keeps its final name unproven.
+
+    Args:
+        checkpoint: RUN_DIR (its newest complete checkpoint) or RUN_DIR/checkpoints/STEP.
+        to: the folder to make.
+        dtype: "float32" (bitwise the checkpoint) or "bfloat16" (rounded, half the size).
+        overwrite: replace `to` if it is there.
+        push: owner/name on the hub to upload the proven folder to; "" uploads nothing.
+        public: make the pushed repository public; otherwise it is private.
+    """
+    if push and not hub.is_name(push):
+        raise UserError(f"{push!r} is not owner/name", "--push", "for example --push=my-lab/llama-3.1-8b-med")
+    if push and paths.is_remote(to):
+        raise UserError(
+            "only a local folder can be pushed", f"--to={to}", "export to a local folder, or upload it later"
+        )
+    run_dir, _ = reading.resolve(checkpoint)
+    encode = load_vocabulary(paths.join(run_dir, "vocabulary")).encode_batch
+    done = export_checkpoint(checkpoint, to, encode, dtype, overwrite)
+    print(f"exported to {done.folder}; " + ", ".join(f"{name} {took:.1f} s" for name, took in done.seconds.items()))
+    if push:
+        print(f"pushed to {hub.push(Path(to), push, public)}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command; see `--help`."""
+    return cli.run("export", argv, flags=FLAGS)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,103 @@
+"""The model card of an export: what is known from the run's own files, and what the model is not for.
+
+Everything it says is read from the run folder or the proof; what is not recorded is said to be unknown.
+"""
+
+import re
+from typing import Any
+
+from t_elaine import __version__, paths
+from t_elaine.checkpoints.layout import CheckpointMeta
+from t_elaine.hf import hub
+from t_elaine.model.config import LlamaConfig
+
+LIMITS = """\
+This is a language model for research. It is not a medical device, it has not been examined for clinical use, and it
+must not be used to diagnose, treat or advise people, nor to decide on anyone's care. It makes false statements
+fluently, in doses, interactions and contraindications too; its knowledge ends where its texts end; and it can be wrong
+in one language where it is right in another. Anyone who builds on it must test it for their own purpose with people
+who can judge the answers."""
+
+
+def model_card(run_dir: str, meta: CheckpointMeta, config: LlamaConfig, proof: dict[str, Any]) -> str:
+    """README.md of the exported folder, with the hub's front matter."""
+    base = parent_name(meta)
+    return "\n\n".join(
+        [
+            _front_matter(run_dir, base, list(proof["prompts"])[:-1]),
+            f"# {proof['checkpoint']['run']}, step {meta.step}",
+            _origin(base, meta, config),
+            f"## Limits\n\n{LIMITS}",
+            _proof_section(proof),
+            _data_section(run_dir),
+            f"Made with T-ELAINE {__version__}.\n",
+        ]
+    )
+
+
+def parent_name(meta: CheckpointMeta) -> str:
+    """The parent's name: a hub name is kept with its commit, of a folder only the last part (no path of a machine)."""
+    if not meta.parent:
+        return ""
+    name = meta.parent.partition("@")[0]
+    return meta.parent if hub.is_name(name) else meta.parent.rstrip("/").rpartition("/")[2]
+
+
+def _front_matter(run_dir: str, base: str, languages: list[str]) -> str:
+    lines = ["---", "library_name: transformers", "pipeline_tag: text-generation", "tags:", "- medical", "- t-elaine"]
+    if hub.is_name(base.partition("@")[0]):
+        lines.append(f"base_model: {base.partition('@')[0]}")
+    lines += ["language:", *(f"- {language}" for language in languages), *_parent_licence(run_dir), "---"]
+    return "\n".join(lines)
+
+
+def _parent_licence(run_dir: str) -> list[str]:
+    """The licence lines of the parent's own card, if it has them."""
+    file = paths.join(run_dir, "parent", "README.md")
+    if not paths.exists(file):
+        return []
+    front = re.match(r"---\n(.*?)\n---", paths.read_text(file), re.DOTALL)
+    return re.findall(r"^license(?:_name|_link)?:.*$", front[1], re.MULTILINE) if front else []
+
+
+def _origin(base: str, meta: CheckpointMeta, config: LlamaConfig) -> str:
+    count = (
+        f"{config.layers} layers, width {config.embed}, {config.q_heads} query and {config.kv_heads} key/value heads"
+    )
+    start = f"It started from `{base}`" if base else "It started from random parameters"
+    trained = (
+        f"and was trained on {meta.tokens:,} tokens in {meta.step:,} steps" if meta.step else "and was not trained"
+    )
+    return f"{start} {trained}. Shape: {count}, vocabulary {config.vocab_size:,}, context {config.max_position:,}."
+
+
+def _proof_section(proof: dict[str, Any]) -> str:
+    languages = [name for name in proof["prompts"] if name != "tokens"]
+    count = sum(proof["prompts"][name] for name in languages)
+    rounded = " rounded to bfloat16" if proof["dtype"] == "bfloat16" else ""
+    lines = [
+        "## Proof of this export",
+        "",
+        f"{proof['tensors']['count']} tensors, each bitwise the training checkpoint's{rounded}.",
+        f"Largest differences of logits on {count} prompts:",
+        "",
+        f"| computation | against | {' | '.join(languages)} |",
+        f"|---|---|{'---|' * len(languages)}",
+    ]
+    for entry in proof["logits"]:
+        values = " | ".join(f"{entry['largest'][language]:.2e}" for language in languages)
+        lines.append(f"| {entry['ours']} | {entry['theirs']} | {values} |")
+    return "\n".join([*lines, "", "All figures, and the sha256 of each weights file, are in `proof.json`."])
+
+
+def _data_section(run_dir: str) -> str:
+    """The settings of the run, where its training data and their weights are named."""
+    file = paths.join(run_dir, "config.gin")
+    if not paths.exists(file):
+        return "## Data\n\nNo training settings are recorded with this checkpoint."
+    return f"## Data and settings\n\nAs recorded by the run:\n\n```\n{_without_paths(paths.read_text(file))}\n```"
+
+
+def _without_paths(text: str) -> str:
+    """Folders of the machine that trained are nobody's business: of an absolute path only the last part stays."""
+    return re.sub(r"(['\"])(?:[a-z0-9]+:/)?/[^'\"\n]*/([^'\"/\n]+)\1", r"\1…/\2\1", text).rstrip()

@@ -1,0 +1,101 @@
+"""The small files that travel with a model: licence and notices, tokenizer, chat template, generation config.
+
+An import keeps the parent's in RUN_DIR/parent/; an export puts them beside the weights again. It knows no tensors.
+"""
+
+import fnmatch
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from t_elaine import paths
+from t_elaine.errors import UserError
+
+LEGAL = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*", "COPYING*")
+TOKENIZER = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+)
+VOCABULARY_FILES = ("tokenizer.json", "tokenizer.model")  # what a vocabulary's sha256 is taken of
+TEMPLATES = ("chat_template.jinja", "chat_template.json")
+OTHERS = ("config.json", "generation_config.json", "README.md")
+LARGEST = 100_000_000
+
+
+def carried(names: list[str]) -> list[str]:
+    """Those of a folder's files that are kept with an imported model."""
+    exact = (*TOKENIZER, *TEMPLATES, *OTHERS)
+    return [name for name in names if name in exact or any(fnmatch.fnmatch(name, pattern) for pattern in LEGAL)]
+
+
+def keep_parent(folder: Path, run_dir: str) -> list[str]:
+    """Copy a Hugging Face folder's small files to RUN_DIR/parent/; returns their names.
+
+    Raises:
+        UserError: one of them is larger than 100 MB, so it is not what its name says.
+    """
+    names = carried(sorted(path.name for path in folder.iterdir() if path.is_file()))
+    paths.make_folder(paths.join(run_dir, "parent"))
+    for name in names:
+        if (folder / name).stat().st_size > LARGEST:
+            raise UserError(f"{name} has more than {LARGEST} bytes", str(folder), "take it out of the folder")
+        with open(folder / name, "rb") as source, paths.open_file(paths.join(run_dir, "parent", name), "wb") as sink:
+            shutil.copyfileobj(source, sink)
+    return names
+
+
+def write_beside(run_dir: str, out: Path, vocabulary_sha256: str) -> list[str]:
+    """Put tokenizer, chat template, generation config and the parent's legal files into an exported folder.
+
+    The run's own vocabulary goes before the parent's; the parent's other tokenizer files follow only where both are one
+    and the same tokenizer. Returns the names written.
+
+    Args:
+        run_dir: the run folder.
+        out: the exported folder.
+        vocabulary_sha256: of the vocabulary that the checkpoint was trained with.
+    """
+    parent, own = paths.join(run_dir, "parent"), paths.join(run_dir, "vocabulary")
+    names = paths.listing(parent)
+    same = any(_sha256(paths.join(parent, name)) == vocabulary_sha256 for name in VOCABULARY_FILES if name in names)
+    written = []
+    for name in names:
+        legal = any(fnmatch.fnmatch(name, pattern) for pattern in LEGAL)
+        if legal or name == "generation_config.json" or (same and name in (*TOKENIZER, *TEMPLATES)):
+            written.append(_copy(paths.join(parent, name), out / name))
+        elif name == "README.md":
+            written.append(_copy(paths.join(parent, name), out / "PARENT_README.md"))
+    for name in paths.listing(own):
+        if name in (*TOKENIZER, *TEMPLATES):
+            written.append(_copy(paths.join(own, name), out / name))
+    return sorted(set(written))
+
+
+def parent_config(run_dir: str) -> dict[str, Any]:
+    """The parent's config.json as it was imported, {} for a run that started from random parameters."""
+    file = paths.join(run_dir, "parent", "config.json")
+    return json.loads(paths.read_text(file)) if paths.exists(file) else {}
+
+
+def vocabulary_record(run_dir: str) -> dict[str, Any]:
+    """RUN_DIR/vocabulary/vocabulary.json: kind, sha256, size and special ids; {} where the run has none."""
+    file = paths.join(run_dir, "vocabulary", "vocabulary.json")
+    return json.loads(paths.read_text(file)) if paths.exists(file) else {}
+
+
+def _copy(source: str, target: Path) -> str:
+    with paths.open_file(source) as incoming, open(target, "wb") as sink:
+        shutil.copyfileobj(incoming, sink)
+    return target.name
+
+
+def _sha256(path: str) -> str:
+    with paths.open_file(path) as source:
+        return hashlib.sha256(source.read()).hexdigest()
