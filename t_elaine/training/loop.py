@@ -7,7 +7,7 @@ import dataclasses
 import statistics
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -30,7 +30,7 @@ class Loop:
         steps: updates in the whole run, resumes included.
         print_every: steps between lines where output is no terminal (metrics.jsonl has every step).
         evaluate_every: steps between held-out evaluations; 0: only at the start and the end.
-        evaluate_rows: held-out rows read each time; 0: none, ever.
+        evaluate_tokens: held-out tokens read each time of each store and group; 0: none, ever.
         stop_after_skipped: updates skipped in a row (loss or gradient not finite) that stop the run.
         max_chip_hours: device hours after which the run saves and stops; None: no limit.
     """
@@ -38,7 +38,7 @@ class Loop:
     steps: int
     print_every: int = 1
     evaluate_every: int = 0
-    evaluate_rows: int = 64
+    evaluate_tokens: int = 65536
     stop_after_skipped: int = 5
     max_chip_hours: float | None = None
 
@@ -53,7 +53,7 @@ class Handed:
     """What the loop works with, made by the command."""
 
     step: Callable[[State, Any], tuple[State, Mapping[str, jax.Array]]]
-    batches: Iterator[Any]
+    batches: Generator[Any, None, None]
     groups: Sequence[tuple[str, str]]
     due: Callable[[int], bool]
     save: Callable[[State], None]

@@ -25,6 +25,11 @@ from t_elaine.errors import UserError
 PACKAGES = ("t-elaine", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorstore", "numpy", "pyarrow")
 
 
+def is_main() -> bool:
+    """True on the one process that writes a run's records."""
+    return jax.process_index() == 0
+
+
 @contextmanager
 def in_use(run_dir: str) -> Iterator[None]:
     """Hold a run's folder. The lock is freed by the system when the process ends, SIGKILL included.
@@ -57,7 +62,7 @@ def write_status(run_dir: str, state: str, reason: str, step: int) -> None:
 
     A run that was killed still says "running"; its folder's lock is free.
     """
-    if jax.process_index() == 0:
+    if is_main():
         when = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         record = {"state": state, "reason": reason, "step": step, "time": when, "host": socket.gethostname()}
         paths.write_text(paths.join(run_dir, "status.json"), json.dumps(record, indent=1) + "\n")
@@ -77,7 +82,7 @@ def check_versions() -> None:
 
 def versions() -> dict[str, Any]:
     """What the run computes with: source, packages, flags, devices."""
-    found = {}
+    found: dict[str, str | None] = {}
     for name in PACKAGES:
         try:
             found[name] = importlib.metadata.version(name)
@@ -114,7 +119,7 @@ def source_version(checkout: Path) -> dict[str, Any]:
 
 
 def write_records(run_dir: str, first: int, config_text: str, argv: Sequence[str], data: Mapping[str, Any]) -> None:
-    """Save settings, versions, command and data digests. What an earlier start wrote otherwise is kept under a new name.
+    """Save settings, versions, command, data digests; where an earlier start wrote otherwise, that is kept beside it.
 
     Args:
         run_dir: the run's folder.

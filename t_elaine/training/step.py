@@ -71,6 +71,11 @@ def state_shapes(config: LlamaConfig, shardings: Any) -> State:
     return jax.tree.map(lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where), shapes, shardings)
 
 
+def batch_layout(mesh: Mesh, rules: Mapping[str, tuple[str, ...]] = layouts.RULES) -> NamedSharding:
+    """The sharding of a global batch [A,B,T]."""
+    return layouts.sharding(mesh, rules, None, "batch", "sequence")
+
+
 def batch_shapes(accumulation: int, rows: int, length: int, where: NamedSharding) -> dict[str, Any]:
     """A global batch [A,B,T] as `ShapeDtypeStruct`s."""
     kinds = dict.fromkeys(("tokens", "targets", "segments", "positions", "groups"), jnp.int32)
@@ -103,7 +108,7 @@ def make_step(
         compiler_options: XLA options of this computation; an unknown one is an exception, not an abort.
     """
     shardings = state_shardings(config, mesh, rules)
-    where = layouts.sharding(mesh, rules, None, "batch", "sequence")
+    where = batch_layout(mesh, rules)
     here = NamedSharding(mesh, PartitionSpec())
     mask = optim.decay_mask(llama.parameter_roles(config))
     sums = _group_sums(groups, byte_lengths)

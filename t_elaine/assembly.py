@@ -1,0 +1,226 @@
+"""The root function of `train`: puts mesh, data, model, checkpoints and loop together.
+
+It stands beside the commands, not in `training/`, because it alone joins the data (which training may not import) to
+the loop; nothing below imports it.
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from t_elaine import feeding, paths
+from t_elaine.checkpoints.layout import CheckpointMeta
+from t_elaine.checkpoints.writing import Checkpointing, Checkpoints
+from t_elaine.data.mixture import Mixture
+from t_elaine.errors import UserError
+from t_elaine.feeding import Feed
+from t_elaine.model.config import ComputeConfig, LlamaConfig
+from t_elaine.parallel.mesh import MeshConfig, make_mesh
+from t_elaine.training import held_out, run_folder
+from t_elaine.training import loop as looping
+from t_elaine.training.compilation import compiled, keep_compiled
+from t_elaine.training.fit import check_fit, text
+from t_elaine.training.loop import Evaluator, Handed, Loop
+from t_elaine.training.metrics import mfu
+from t_elaine.training.optimizer import AdamW, Schedule, learning_rate
+from t_elaine.training.sinks import open_sinks
+from t_elaine.training.start import Begun, Start, begin, split_state
+from t_elaine.training.step import Step, batch_layout, batch_shapes, make_step, state_shapes, token_count
+from t_elaine.training.stopping import stopping
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """Everything of one run that is fixed before its first step."""
+
+    folder: str
+    model: LlamaConfig
+    compute: ComputeConfig
+    data: Mixture
+    loop: Loop
+    feed: Feed
+    step: Step
+    meta: CheckpointMeta
+
+
+def train(
+    *,
+    run_dir: str,
+    model: LlamaConfig,
+    data: Mixture,
+    loop: Loop,
+    optimizer: AdamW | None = None,
+    schedule: Schedule | None = None,
+    compute: ComputeConfig | None = None,
+    mesh: MeshConfig | None = None,
+    checkpoints: Checkpointing | None = None,
+    start: Start | None = None,
+    rows_per_device: int = 1,
+    seed: int = 0,
+    verify_stores: bool = True,
+    compiler_options: Mapping[str, str] | None = None,
+    compilation_cache: str | None = "~/.cache/t-elaine/xla",
+    argv: Sequence[str] = (),
+    config_text: str = "",
+) -> int:
+    """Train a model, or go on with a run that was stopped in any way.
+
+    Args:
+        run_dir: the run's folder; one that holds checkpoints is resumed.
+        model: the model's shape.
+        data: stores, weights, row length and batch.
+        loop: steps, evaluation, when to give up.
+        optimizer: AdamW's settings.
+        schedule: learning rate over the run.
+        compute: dtype, recomputation, attention.
+        mesh: devices along each axis.
+        checkpoints: how often they are written, how many are kept.
+        start: weights of a new run; None: random ones.
+        rows_per_device: rows of a microbatch on one device; accumulation follows from the batch.
+        seed: of random initial weights.
+        verify_stores: compare every store file with its sha256 first (reads all of them).
+        compiler_options: XLA options for the step.
+        compilation_cache: folder in which compiled steps are kept between runs; None: nowhere.
+        argv: the command's arguments, for command.txt.
+        config_text: operative settings, for config.gin and the config hash.
+
+    Returns:
+        the exit code: 0 when finished or stopped in good order.
+
+    Raises:
+        UserError: anything that the user can mend.
+    """
+    run_folder.check_versions()
+    keep_compiled(compilation_cache)
+    compute, devices = compute or ComputeConfig(), make_mesh(mesh or MeshConfig())
+    needed, there = check_fit(model, compute, devices, rows_per_device, data.sequence_length)
+    say(f"a device needs about {text(needed.total)} of {text(there)}")
+    with run_folder.in_use(run_dir):
+        feed = feeding.open_feed(data, rows_per_device, batch_layout(devices), model.vocab_size, verify_stores, say)
+        step = make_step(
+            model,
+            compute,
+            optimizer or AdamW(),
+            learning_rate(schedule or Schedule(), loop.steps),
+            devices,
+            len(feed.loader.groups),
+            feed.byte_lengths,
+            compiler_options=compiler_options,
+        )
+        begun = begin(run_dir, start or Start(), model, step.state_shardings, feed.vocabulary_sha256, seed, say)
+        meta = CheckpointMeta(
+            step=begun.step,
+            tokens=0,
+            row=0,
+            vocabulary_sha256=feed.vocabulary_sha256,
+            model=dataclasses.asdict(model),
+            config_hash=run_folder.config_hash(config_text),
+            parent=begun.parent,
+        )
+        run = Run(folder=run_dir, model=model, compute=compute, data=data, loop=loop, feed=feed, step=step, meta=meta)
+        record(run, begun, config_text, argv)
+        return watched(run, begun, checkpoints or Checkpointing())
+
+
+def record(run: Run, begun: Begun, config_text: str, argv: Sequence[str]) -> None:
+    """Write down what the run is made of, and carry along what an export will need."""
+    if not run_folder.is_main():
+        return
+    run_folder.write_records(run.folder, begun.step, config_text, argv, feeding.data_record(run.data))
+    run_folder.copy_folder(paths.join(run.data.stores[0], "vocabulary"), paths.join(run.folder, "vocabulary"))
+    if begun.parent is not None and not begun.resumed:
+        parent = begun.parent.rpartition("/checkpoints/")[0]
+        run_folder.copy_folder(paths.join(parent, "parent"), paths.join(run.folder, "parent"))
+
+
+def watched(run: Run, begun: Begun, settings: Checkpointing) -> int:
+    """Run the loop; whatever ends it, status.json says so (but for SIGKILL, after which it still says "running")."""
+    done = begun.step
+    run_folder.write_status(run.folder, "running", "", done)
+    try:
+        if not begun.resumed and begun.parent is not None:
+            probe(run, begun)
+        with stopping(run.loop.max_chip_hours) as stop, Checkpoints(run.folder, settings, say) as checkpoints:
+            done, reason = go(run, begun, checkpoints, stop)
+    except UserError as error:
+        run_folder.write_status(run.folder, "stopped", error.what, done)
+        raise
+    except BaseException as error:
+        run_folder.write_status(run.folder, "stopped", repr(error), done)
+        raise
+    states = {"finished": "finished", "preempted": "preempted", "chip hours": "stopped"}
+    run_folder.write_status(run.folder, states[reason], reason, done)
+    say(f"{reason} at step {done} of {run.loop.steps}; the run lies in {run.folder}")
+    return 0
+
+
+def go(run: Run, begun: Begun, checkpoints: Checkpoints, stop: Callable[[int], str | None]) -> tuple[int, str]:
+    """Compile, train, and leave everything saved. Returns (updates done, why it ended)."""
+    loop, feed, step = run.loop, run.feed, run.step
+    if begun.step >= loop.steps:
+        return begun.step, "finished"
+    shapes = state_shapes(run.model, step.state_shardings)
+    ready = compiled(step, shapes, batch_shapes(*feed.shape, step.batch_sharding), say)
+    kinds = [device.device_kind for device in step.batch_sharding.mesh.devices.flat]
+    length = run.data.sequence_length
+
+    def save(state: dict[str, Any]) -> None:
+        params, rest = split_state(state)
+        done = int(rest["step"])
+        rows = done * feed.shape[0] * feed.shape[1]
+        meta = dataclasses.replace(run.meta, step=done, tokens=token_count(rest["tokens"]), row=rows)
+        checkpoints.save(params, meta, rest)
+        if run_folder.is_main():
+            told = json.dumps(feed.loader.describe(done), indent=1) + "\n"
+            paths.write_text(paths.join(run.folder, "mixture.json"), told)
+
+    sinks = open_sinks(
+        run.folder, begun.step if begun.resumed else -1, loop.steps, loop.print_every, run_folder.is_main()
+    )
+    handed = Handed(
+        step=ready,
+        batches=feed.batches(begun.step, loop.steps),
+        groups=feed.loader.groups,
+        due=checkpoints.due,
+        save=save,
+        stop=stop,
+        mfu=lambda rate: mfu(run.model, run.compute, length, rate, kinds),
+        evaluators=evaluators(run),
+        sinks=sinks,
+    )
+    try:
+        state, reason = looping.run(begun.state, begun.step, loop, handed)
+        checkpoints.wait()
+    finally:
+        handed.batches.close()
+        for sink in sinks:
+            sink.close()
+    return int(state["step"]), reason
+
+
+def evaluators(run: Run) -> list[Evaluator]:
+    """Held-out loss and bits-per-byte on the stores' validation split."""
+    rows = feeding.held_out_rows(run.data, run.feed.loader.groups, run.loop.evaluate_tokens)
+    if not rows:
+        return []
+    figures = held_out.held_out_figures(run.step, held_out.join_rows(rows), run.feed.shape[1], run.feed.loader.groups)
+    return [("validation", run.loop.evaluate_every, figures)]
+
+
+def probe(run: Run, begun: Begun) -> None:
+    """Before step 1: the sharded model must have the loss that the reference model had on the probe's rows."""
+    parent = str(begun.parent).rpartition("/checkpoints/")[0]
+    found = held_out.read_probe(parent)
+    if found is None:
+        say(f"{parent} holds no probe.json: the start's loss is not compared with a reference")
+        return
+    groups = len(run.feed.loader.groups)
+    loss = held_out.check_probe(run.step, begun.state["params"], found, run.feed.shape[1], groups, parent)
+    say(f"loss on the probe rows {loss:.4f}; the reference model has {found[1]:.4f}")
+
+
+def say(message: str) -> None:
+    """Tell the person, once however many hosts there are."""
+    if run_folder.is_main():
+        print(message, flush=True)

@@ -1,0 +1,130 @@
+"""What a run reads, opened and checked: batches for the loop, fixed rows for the evaluators, digests for the record.
+
+The data's side of `assembly`; it knows no optimizer and no loop.
+"""
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Callable, Generator, Sequence
+from typing import Any
+
+import numpy as np
+
+from t_elaine import paths
+from t_elaine.data import loader as loading
+from t_elaine.data.mixture import Mixture, accumulation
+from t_elaine.data.store import MANIFEST, open_store, verify_store
+from t_elaine.data.validation import validation_rows
+from t_elaine.errors import UserError
+
+BATCH_AXES = ("replica", "fsdp")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Feed:
+    """An opened mixture.
+
+    Args:
+        loader: batches of this host by step.
+        shape: (A, B, T) of the global batch.
+        sharding: of a global batch.
+        slots: rows of B that this host holds.
+        byte_lengths: int32 [V], 0 for special tokens and for ids beyond the vocabulary.
+        vocabulary_sha256: of the stores.
+    """
+
+    loader: loading.Loader
+    shape: tuple[int, int, int]
+    sharding: Any
+    slots: tuple[int, ...]
+    byte_lengths: np.ndarray
+    vocabulary_sha256: str
+
+    def batches(self, first: int, last: int) -> Generator[Any, None, None]:
+        """Global batches of steps first … last-1 on the devices, made ahead in a thread."""
+        for batch in loading.prefetch(self.loader, first, last):
+            yield loading.place(batch, self.sharding, self.shape[1], self.slots)
+
+
+def open_feed(
+    data: Mixture, rows_per_device: int, sharding: Any, vocab_size: int, verify: bool, say: Callable[[str], None]
+) -> Feed:
+    """Open stores and plan the rows for a mesh.
+
+    Args:
+        data: settings.
+        rows_per_device: rows of a microbatch on one device.
+        sharding: of a global batch [A,B,T]; its mesh says how many ways rows and sequences are cut.
+        vocab_size: V of the model.
+        verify: compare all files of the stores with their digests.
+        say: takes messages.
+
+    Raises:
+        UserError: a store is missing, damaged or of another vocabulary; a batch does not divide.
+    """
+    axes = dict(sharding.mesh.shape)
+    ways = int(np.prod([axes[name] for name in BATCH_AXES]))
+    if data.sequence_length % axes["context"]:
+        what = f"sequence_length {data.sequence_length} does not divide by MeshConfig.context = {axes['context']}"
+        raise UserError(what, "Mixture.sequence_length, MeshConfig.context", "make one a multiple of the other")
+    microbatches = accumulation(data, rows_per_device, ways)
+    plan = loading.open_mixture(data)
+    if verify:
+        for folder in data.stores:
+            verify_store(folder)
+    size = int(plan.vocabulary["size"])
+    if size > vocab_size:
+        what = f"the stores' vocabulary has {size} ids, the model {vocab_size}"
+        raise UserError(what, "LlamaConfig.vocab_size", "prepare the stores again with the model's own tokenizer")
+    shape = (microbatches, ways * rows_per_device, data.sequence_length)
+    slots = loading.slots_of(sharding, shape)
+    start = plan.describe(0)
+    weights = ", ".join(f"{name} {source['weight']:.3f}" for name, source in start["sources"].items())
+    say(
+        f"batch [A={shape[0]}, B={shape[1]}, T={shape[2]}]; "
+        f"shares of the tokens (from {start['weights_from']}): {weights}"
+    )
+    return Feed(
+        loader=loading.Loader(plan, microbatches, shape[1], slots),
+        shape=shape,
+        sharding=sharding,
+        slots=slots,
+        byte_lengths=byte_lengths(data.stores[0], vocab_size),
+        vocabulary_sha256=str(plan.vocabulary["sha256"]),
+    )
+
+
+def byte_lengths(store: str, vocab_size: int) -> np.ndarray:
+    """int32 [V]: UTF-8 bytes of each token from the store's vocabulary, 0 beyond its end."""
+    path = paths.join(store, "vocabulary", "byte_lengths.npy")
+    try:
+        found = np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"the token lengths cannot be read: {error}", path, "prepare the store again") from error
+    return np.pad(found.astype(np.int32), (0, vocab_size - len(found)))
+
+
+def held_out_rows(data: Mixture, groups: Sequence[tuple[str, str]], tokens: int) -> list[dict[str, np.ndarray]]:
+    """Rows [N,T] of the stores' validation split, at most `tokens` of each store and group; empty if there are none."""
+    if not tokens:
+        return []
+    stores = [open_store(folder) for folder in data.stores]
+    sets = validation_rows(stores, data.sequence_length, groups, max_tokens=tokens)
+    return [dict(found.rows) for found in sets]
+
+
+def data_record(data: Mixture) -> dict[str, Any]:
+    """What the stores are, by name: folder, sha256 of the manifest, vocabulary, shards with their sha256."""
+    record = {}
+    for folder in data.stores:
+        store = open_store(folder)
+        with paths.open_file(paths.join(folder, MANIFEST)) as handle:
+            digest = hashlib.sha256(handle.read()).hexdigest()
+        record[store.name] = {
+            "folder": os.fspath(folder),
+            "manifest_sha256": digest,
+            "vocabulary_sha256": store.vocabulary["sha256"],
+            "shards": {shard["file"]: shard["sha256"] for shard in store.manifest["shards"]},
+        }
+    return record

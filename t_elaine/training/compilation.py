@@ -1,0 +1,47 @@
+"""Compiling the step ahead of its first use, and keeping compiled code between runs."""
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+
+from t_elaine.errors import UserError
+from t_elaine.training.step import Step
+
+
+def keep_compiled(folder: str | None) -> None:
+    """Keep compiled code in a folder, so that the next run of the same settings starts in seconds; None: do not."""
+    if folder is not None:
+        folder = os.path.expanduser(folder) if "://" not in folder else folder
+        jax.config.update("jax_compilation_cache_dir", folder)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def compiled(step: Step, state: Any, batch: Mapping[str, Any], say: Callable[[str], None]) -> Callable[..., Any]:
+    """The step compiled for these shapes, so that the loop's first step is a step like the others.
+
+    Args:
+        step: from `make_step`.
+        state: `ShapeDtypeStruct`s of the state.
+        batch: `ShapeDtypeStruct`s of a global batch.
+        say: takes messages.
+
+    Raises:
+        UserError: the compiler says that it does not fit the device, or refuses an option.
+    """
+    start = time.perf_counter()
+    try:
+        done = step.run.lower(state, batch).compile()
+    except jax.errors.JaxRuntimeError as error:
+        message = str(error)
+        if "RESOURCE_EXHAUSTED" in message:
+            mend = 'fewer rows_per_device, ComputeConfig.remat = "full", or more devices along fsdp'
+            raise UserError(f"the step does not fit the device: {message.splitlines()[0]}", "compiler", mend) from error
+        if "compiler option" in message.lower() or "No such compile option" in message:
+            raise UserError(message.splitlines()[0], "train.compiler_options", "take the option out") from error
+        raise
+    say(f"step compiled in {time.perf_counter() - start:.1f} s")
+    return done

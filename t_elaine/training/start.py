@@ -1,0 +1,103 @@
+"""Where a run's state comes from, in one place: its own newest sound checkpoint, given weights, or random ones."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from t_elaine.checkpoints import layout, reading, writing
+from t_elaine.model import llama
+from t_elaine.model.config import LlamaConfig
+from t_elaine.training.step import State, init_state, state_shapes
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Start:
+    """What a new run begins with; a run that has checkpoints goes on from those.
+
+    Args:
+        checkpoint: run folder (or RUN_DIR/checkpoints/N) whose parameters are taken; None: random ones from the seed.
+    """
+
+    checkpoint: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Begun:
+    """A state on the devices and where it came from.
+
+    Args:
+        state: see `step.init_state`.
+        step: updates done.
+        parent: run folder that the weights came from first, None for random ones.
+        resumed: True if the run went on from its own checkpoint.
+    """
+
+    state: State
+    step: int
+    parent: str | None
+    resumed: bool
+
+
+def split_state(state: State) -> tuple[Any, dict[str, Any]]:
+    """(parameters, everything else), the two items of a checkpoint."""
+    return state["params"], {name: value for name, value in state.items() if name != "params"}
+
+
+def begin(
+    run_dir: str,
+    start: Start,
+    config: LlamaConfig,
+    shardings: Any,
+    vocabulary_sha256: str,
+    seed: int,
+    say: Callable[[str], None],
+) -> Begun:
+    """The state that training goes on from.
+
+    Args:
+        run_dir: the run's folder.
+        start: for a new run.
+        config: the model in force.
+        shardings: of the state.
+        vocabulary_sha256: of the stores.
+        seed: of random weights.
+        say: takes messages.
+
+    Raises:
+        UserError: a checkpoint of another model or vocabulary, or none that is sound.
+    """
+    if layout.complete_steps(run_dir):
+        return resume(run_dir, config, shardings, vocabulary_sha256, say)
+    make = jax.jit(init_state, out_shardings=shardings, donate_argnums=0)
+    if start.checkpoint is None:
+        init = jax.jit(lambda key: llama.init(config, key), out_shardings=shardings["params"])
+        return Begun(make(init(jax.random.key(seed))), 0, None, False)
+    parent, step = layout.resolve(start.checkpoint)
+    meta = layout.read_meta(parent, step)
+    reading.check_model(meta, layout.step_dir(parent, step), dataclasses.asdict(config), vocabulary_sha256)
+    params = reading.restore(parent, step, state_shapes(config, shardings)["params"])
+    say(f"starting from {layout.step_dir(parent, step)}")
+    return Begun(make(params), 0, layout.step_dir(parent, step), False)
+
+
+def resume(
+    run_dir: str, config: LlamaConfig, shardings: Any, vocabulary_sha256: str, say: Callable[[str], None]
+) -> Begun:
+    """Go on from the newest sound checkpoint of a run; damaged newer ones are set aside, in RUN_DIR/damaged."""
+    steps = layout.complete_steps(run_dir)
+    shapes = state_shapes(config, shardings)
+    params, rest = split_state(shapes)
+    # Whose it is comes from the newest record that can be read: a wrong model must not look like damage.
+    newest = layout.read_meta(run_dir, steps[-1]) if steps else None
+    if newest is not None:
+        where = layout.step_dir(run_dir, newest.step)
+        reading.check_model(newest, where, dataclasses.asdict(config), vocabulary_sha256)
+    found, meta = reading.restore_newest(run_dir, {"params": params, "optimizer": rest}, "state", say)
+    if jax.process_index() == 0:
+        for step in steps:
+            if step > meta.step:
+                say(f"checkpoint {step} was moved to {writing.set_aside(run_dir, step)}")
+    say(f"going on from checkpoint {meta.step}: {meta.tokens:,} tokens seen, next row {meta.row:,}")
+    return Begun({"params": found["params"], **found["optimizer"]}, meta.step, meta.parent, True)
