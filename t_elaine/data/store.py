@@ -161,6 +161,14 @@ class DocBatch:
     def docs(self) -> int:
         return len(self.offsets) - 1
 
+    def spans(self, i: int) -> list[tuple[int, int]] | None:
+        """Trained [start, stop) of document i; None: all of it."""
+        if self.trained is None:
+            return None
+        offsets, starts, stops = self.trained
+        span = slice(offsets[i], offsets[i + 1])
+        return list(zip(starts[span].tolist(), stops[span].tolist(), strict=True))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Store:
@@ -174,7 +182,7 @@ class Store:
 
     def batches(self, split: str = "train") -> list[DocBatch]:
         """The record batches of a split, in file order; an empty list where the store has no such split."""
-        return [batch for path in self.files(split) for batch in _read_shard(path, self.groups)]
+        return [batch for path in self.files(split) for batch in read_shard(path, self.groups)]
 
     def files(self, split: str) -> list[Path]:
         return [self.folder / shard["file"] for shard in self.manifest["shards"] if shard["split"] == split]
@@ -218,7 +226,8 @@ def verify_store(folder: str | os.PathLike[str]) -> None:
             raise UserError(what, str(folder), "copy the store again, or prepare it again with --overwrite")
 
 
-def _read_shard(path: Path, groups: list[tuple[str, str]]) -> Iterator[DocBatch]:
+def read_shard(path: Path, groups: list[tuple[str, str]]) -> Iterator[DocBatch]:
+    """The record batches of one Arrow file of a store."""
     try:
         # The memory map stays alive through the arrays that point into it.
         reader = pa.ipc.open_file(pa.memory_map(str(path)))

@@ -1,0 +1,251 @@
+"""One shard of a task's sources → one shard of its store: read, preprocess, tokenise, split off validation, write.
+
+`prepare_shard` depends on nothing but its argument, and can be killed and repeated at any moment: what it finishes
+stands under final names with a report beside it, written last. What becomes of the shards is the business of
+data/assembly.py.
+"""
+
+import functools
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+from t_elaine.data.formats import Rejected, first_line, is_splittable
+from t_elaine.data.lines import Piece
+from t_elaine.data.sources import Source, find_files, text_hash, utf8_length
+from t_elaine.data.store import Labels, Row, ShardWriter, file_sha256, write_json
+from t_elaine.data.texts import Task, Text, texts
+from t_elaine.data.vocabulary import Vocabulary, load_vocabulary
+from t_elaine.errors import UserError
+from t_elaine.faults import fault_point
+
+SHARD_BYTES = 64_000_000
+_BATCH_CHARACTERS = 1_000_000
+_EARLY_LOOK = 1000  # documents of a shard after which too large a share of bad ones stops it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """What one call of `prepare_shard` needs; small, and the same in every process.
+
+    Attributes:
+        pieces: (index of the source within the task, piece of a file), in the order of the documents.
+        before, after: ids put around every document.
+        validation_share: share of the texts, by hash, that goes to the validation split.
+    """
+
+    task: Task
+    index: int
+    count: int
+    pieces: tuple[tuple[int, Piece], ...]
+    folder: str
+    vocabulary: str
+    vocabulary_sha256: str
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+    validation_share: float
+    max_rejected_share: float
+
+    def path(self, kind: str) -> Path:
+        return Path(self.folder) / f"part-{self.index:05d}.{kind}"
+
+
+def plan_pieces(task: Task, data_root: str, shards: int) -> list[tuple[tuple[int, Piece], ...]]:
+    """Divide a task's files into shards, the same on every machine: by bytes, in the order of sources and names.
+
+    Args:
+        shards: how many to aim for; 0: one for each SHARD_BYTES (compressed bytes count four times).
+    """
+    files = [(i, path) for i, source in enumerate(task.sources) for path in find_files(source, data_root)]
+    weights = [_weight(task.sources[i], path) for i, path in files]
+    target = max(sum(weights) / shards if shards else SHARD_BYTES, 1.0)
+    planned: list[list[tuple[int, Piece]]] = [[]]
+    filled = 0.0
+    for (i, path), weight in zip(files, weights, strict=True):
+        # What cannot be cut by bytes is read whole for each of its pieces: at most 16 of them.
+        limit = 4096 if is_splittable(task.sources[i], path) else 16
+        parts = min(max(round(weight / target), 1), limit)
+        for part in range(parts):
+            if planned[-1] and filled + weight / parts / 2 > target:
+                planned.append([])
+                filled = 0.0
+            planned[-1].append((i, Piece(file=str(path), part=part, parts=parts)))
+            filled += weight / parts
+    return [tuple(pieces) for pieces in planned]
+
+
+def _weight(source: Source, path: Path) -> float:
+    if source.format == "tfds":
+        return float(SHARD_BYTES)
+    return path.stat().st_size * (4.0 if path.suffix in (".gz", ".zst", ".parquet") else 1.0)
+
+
+def labels(task: Task) -> Labels:
+    sources = task.sources
+    return Labels(
+        languages=tuple(dict.fromkeys(s.language for s in sources)),
+        categories=tuple(dict.fromkeys(s.category for s in sources)),
+        sources=tuple(s.name for s in sources),
+    )
+
+
+def finished(shard: Shard) -> dict[str, Any] | None:
+    """The report of a shard that is already done, else None."""
+    path = shard.path("report.json")
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def prepare_shard(shard: Shard) -> dict[str, Any]:
+    """Make part-NNNNN.{train,validation}.arrow and .quarantine.jsonl in `shard.folder`; the report is the marker.
+
+    Returns:
+        the report: documents kept, rejected by reason, sha256 of the files.
+
+    Raises:
+        UserError: a file cannot be read, or too many records are malformed.
+    """
+    done = finished(shard)
+    if done is not None:
+        return done
+    vocabulary = _vocabulary(shard.vocabulary, shard.vocabulary_sha256)
+    fault_point("prepare.before_write")
+    splits = ("train", "validation") if shard.validation_share else ("train",)
+    writers = {split: ShardWriter(shard.path(f"{split}.arrow"), labels(shard.task)) for split in splits}
+    quarantine = shard.path("quarantine.jsonl")
+    reasons: Counter[str] = Counter()
+    documents = 0
+    try:
+        with open(quarantine, "w", encoding="utf-8", newline="\n") as aside:
+            for source, batch in _batches(shard, reasons, aside):
+                for row, split in _rows(batch, source, shard, vocabulary):
+                    writers[split].add(row)
+                documents += len(batch)
+                fault_point("prepare.mid_write")
+                _check_early(documents, reasons, shard)
+            aside.flush()
+            os.fsync(aside.fileno())
+        for writer in writers.values():
+            writer.close()
+    except BaseException:
+        for writer in writers.values():
+            writer.abandon()
+        raise
+    fault_point("prepare.before_report")
+    digests = {split: file_sha256(writer.path) for split, writer in writers.items()}
+    report = {"documents": documents, "rejected": dict(sorted(reasons.items())), "sha256": digests}
+    write_json(shard.path("report.json"), report)
+    fault_point("prepare.after_report")
+    return report
+
+
+def _check_early(documents: int, reasons: Counter[str], shard: Shard) -> None:
+    seen = documents + reasons.total()
+    if seen >= _EARLY_LOOK and reasons.total() > shard.max_rejected_share * seen:
+        # The shard as a whole might still pass, but not with these first thousand as a sample of it.
+        raise too_many_rejected(documents, reasons, shard.max_rejected_share, str(shard.path("quarantine.jsonl")))
+
+
+def too_many_rejected(documents: int, reasons: Counter[str], allowed: float, where: str) -> UserError:
+    bad, seen = reasons.total(), documents + reasons.total()
+    common = "; ".join(f"{count} × {reason}" for reason, count in reasons.most_common(3))
+    what = f"{bad} of {seen} records ({bad / seen:.1%}) are malformed, {allowed:.1%} are allowed: {common}"
+    return UserError(what, where, "mend the sources (file and line stand there), or raise max_rejected_share")
+
+
+@functools.lru_cache(maxsize=2)
+def _vocabulary(path: str, sha256: str) -> Vocabulary:
+    vocabulary = load_vocabulary(path)
+    if vocabulary.sha256 != sha256:
+        raise UserError("the vocabulary file changed while prepare was at work", path, "run prepare again")
+    return vocabulary
+
+
+def _batches(shard: Shard, reasons: Counter[str], aside: TextIO) -> Iterator[tuple[Source, list[Text]]]:
+    """Documents in batches of about a million characters, so that the tokenizer works in one go; bad ones go aside."""
+    for index, piece in shard.pieces:
+        source = shard.task.sources[index]
+        batch: list[Text] = []
+        size = 0
+        first: int | None = None
+        for item in texts(shard.task, source, piece):
+            if isinstance(item, Rejected):
+                first = first_line(source, piece) if first is None else first
+                reasons[item.reason.partition(":")[0]] += 1  # what follows the colon is particular to the record
+                print(json.dumps(_set_aside(item, source, piece, first), ensure_ascii=True), file=aside)
+                continue
+            batch.append(item)
+            size += len(item.text)
+            if size >= _BATCH_CHARACTERS:
+                yield source, batch
+                batch, size = [], 0
+        if batch:
+            yield source, batch
+    # A shard of bad records only must be looked at too.
+    if shard.pieces:
+        yield shard.task.sources[shard.pieces[-1][0]], []
+
+
+def _set_aside(item: Rejected, source: Source, piece: Piece, first: int) -> dict[str, Any]:
+    entry = {"source": source.name, "file": piece.file, "line": first + item.line}
+    if not source.private:
+        return entry | {"reason": item.reason, "shown": item.shown}
+    entry["reason"] = item.reason.partition(":")[0]
+    return entry | {
+        "length": len(item.shown),
+        "hash": f"{text_hash(item.shown.encode('utf-8', 'replace').decode()):016x}",
+    }
+
+
+def _rows(batch: list[Text], source: Source, shard: Shard, vocabulary: Vocabulary) -> Iterator[tuple[Row, str]]:
+    limit = int(shard.validation_share * 2**64)
+    for text, (tokens, trained) in zip(batch, _tokens(batch, shard, vocabulary), strict=True):
+        identity = text_hash(text.text)
+        row = Row(
+            tokens=tokens,
+            id=text.id,
+            language=source.language,
+            category=source.category,
+            source=source.name,
+            bytes=utf8_length(text.text),
+            text_hash=identity,
+            trained=trained,
+        )
+        yield row, "validation" if identity < limit else "train"
+
+
+def _tokens(
+    batch: list[Text], shard: Shard, vocabulary: Vocabulary
+) -> Iterator[tuple[np.ndarray, list[tuple[int, int]] | None]]:
+    """Ids with framing, and trained token ranges. A text with spans is encoded span by span: so ranges are exact."""
+    before, after = np.array(shard.before, np.uint32), np.array(shard.after, np.uint32)
+    cuts = [_cuts(text) for text in batch]
+    encoded = iter(vocabulary.encode_batch([part for parts in cuts for part, _ in parts]))
+    for text, parts in zip(batch, cuts, strict=True):
+        pieces = [next(encoded) for _ in parts]
+        tokens = np.concatenate([before, *pieces, after]) if len(before) or len(after) or len(pieces) > 1 else pieces[0]
+        if text.spans is None:
+            yield tokens, None
+            continue
+        ends = np.cumsum([len(before), *(len(piece) for piece in pieces)])
+        trained = [(int(ends[i]), int(ends[i + 1])) for i, (_, on) in enumerate(parts) if on]
+        if trained and parts[-1][1]:
+            # The end of the document is part of the answer that it ends.
+            trained[-1] = (trained[-1][0], trained[-1][1] + len(after))
+        yield tokens, trained
+
+
+def _cuts(text: Text) -> list[tuple[str, bool]]:
+    """(part, trained) for each part of the text between span borders, empty parts left out."""
+    if text.spans is None:
+        return [(text.text, True)]
+    parts, place = [], 0
+    for start, stop in text.spans:
+        parts += [(text.text[place:start], False), (text.text[start:stop], True)]
+        place = stop
+    return [(part, on) for part, on in [*parts, (text.text[place:], False)] if part]

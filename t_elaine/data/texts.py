@@ -1,0 +1,106 @@
+"""A task and its documents: sources, preprocessed record by record, checked, ready for the tokenizer.
+
+Registries of tasks and everything that needs SeqIO or TensorFlow stand in data/tasks.py.
+"""
+
+import functools
+import hashlib
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from t_elaine.data.formats import SHOWN, Record, Rejected
+from t_elaine.data.lines import Piece
+from t_elaine.data.sources import Source, check_text, read_piece, text_hash
+
+Fields = dict[str, Any]
+Preprocessor = Callable[[Fields], Fields | Iterable[Fields] | None]
+"""Fields of a record → fields, several, or None to leave it out. A ValueError sets the record aside, with its text."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """Sources and what is done to their records: Python `preprocessors` first, then SeqIO's `tf_preprocessors`."""
+
+    name: str
+    sources: tuple[Source, ...]
+    preprocessors: tuple[Preprocessor, ...] = ()
+    tf_preprocessors: tuple[Callable[..., Any], ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Text:
+    """A document ready for the tokenizer. `spans`: trained ranges of characters; None for all of it."""
+
+    text: str
+    id: str
+    line: int
+    spans: tuple[tuple[int, int], ...] | None = None
+
+
+def describe(task: Task) -> dict[str, Any]:
+    """What makes the task what it is, for the manifest: a store is refused if this changes.
+
+    Where the files lie is no part of it (their names and digests are recorded apart).
+    """
+    sources = [{k: v for k, v in asdict(source).items() if k != "files"} for source in task.sources]
+    steps = {"preprocessors": task.preprocessors, "tf_preprocessors": task.tf_preprocessors}
+    return {"name": task.name, "sources": sources} | {k: [_identity(f) for f in v] for k, v in steps.items()}
+
+
+def _identity(function: Callable[..., Any]) -> str:
+    """Name and digest of the source code of a function (for a partial, its arguments too)."""
+    if isinstance(function, functools.partial):
+        return f"{_identity(function.func)}{function.args}{sorted(function.keywords.items())}"
+    try:
+        code = inspect.getsource(function)
+    except (OSError, TypeError):
+        code = repr(type(function))
+    name = f"{function.__module__}.{getattr(function, '__qualname__', type(function).__qualname__)}"
+    return f"{name}@{hashlib.sha256(code.encode()).hexdigest()[:12]}"
+
+
+def texts(task: Task, source: Source, piece: Piece) -> Iterator[Text | Rejected]:
+    """The documents of a piece after preprocessing, and what was set aside."""
+    found = _prepared(task, source, piece)
+    if task.tf_preprocessors:
+        from t_elaine.data.tasks import through_tf  # TensorFlow lives there only
+
+        found = through_tf(task, source, found)
+    for item in found:
+        yield item if isinstance(item, Rejected) else checked(item, source)
+
+
+def _prepared(task: Task, source: Source, piece: Piece) -> Iterator[Record | Rejected]:
+    for item in read_piece(source, piece):
+        if isinstance(item, Rejected):
+            yield item
+            continue
+        records = [item.fields]
+        try:
+            for step in task.preprocessors:
+                records = [made for fields in records for made in _several(step(fields))]
+        except (ValueError, KeyError, TypeError) as error:
+            reason = f"preprocessor: {type(error).__name__}: {error}"[:SHOWN]
+            yield Rejected(line=item.line, reason=reason, shown=str(item.fields)[:SHOWN])
+            continue
+        yield from ((item.line, fields) for fields in records)
+
+
+def _several(result: Fields | Iterable[Fields] | None) -> list[Fields]:
+    if result is None:
+        return []
+    return [result] if isinstance(result, dict) else list(result)
+
+
+def checked(record: Record, source: Source) -> Text | Rejected:
+    """A record as a document, or the reason why it cannot be one."""
+    line, fields = record
+    reason = check_text(fields, source)
+    if reason:
+        shown = fields.get(source.text, fields)
+        return Rejected(line=line, reason=reason, shown=str(shown)[:SHOWN])
+    text, name = fields[source.text], fields.get(source.id)
+    identity = f"{text_hash(text):016x}" if name in (None, "") else str(name)
+    return Text(text=text, id=identity.encode("utf-8", "replace").decode(), line=line, spans=fields.get("spans"))

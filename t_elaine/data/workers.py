@@ -1,0 +1,199 @@
+"""Runs the making of stores: shards of all tasks over processes, a progress bar, reports as tables.
+
+Processes are spawned, never forked, and import neither JAX nor settings. One worker works in this process itself.
+"""
+
+import errno
+import os
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing import connection, get_context, parent_process
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from t_elaine.data.assembly import Work, plan_work, seal
+from t_elaine.data.identity import Making
+from t_elaine.data.preparation import Shard, finished, prepare_shard
+from t_elaine.data.store import open_store, read_manifest, write_json
+from t_elaine.data.texts import Task
+from t_elaine.data.vocabulary import Vocabulary
+from t_elaine.errors import UserError
+
+
+def prepare_stores(
+    tasks: Sequence[Task],
+    vocabulary: Vocabulary,
+    stores: Path,
+    making: Making,
+    *,
+    workers: int = 0,
+    overwrite: bool = False,
+    console: Console | None = None,
+) -> list[dict[str, Any]]:
+    """Make a store for each task in the folder `stores`; what is there already and unchanged is left alone.
+
+    Args:
+        workers: processes; 0: one for each core.
+        overwrite: make stores anew even where one is there.
+
+    Returns:
+        the manifests, in the order of the tasks.
+
+    Raises:
+        UserError: what a person can mend; finished shards are kept for the next run.
+    """
+    console = console or Console()
+    plans = {task.name: plan_work(task, making, vocabulary, stores, overwrite) for task in tasks}
+    works = [work for work in plans.values() if work is not None]
+    for name, work in plans.items():
+        if work is None:
+            console.print(f"{name}: up to date, nothing to do", highlight=False)
+    if works:
+        _make(works, workers or os.cpu_count() or 1, console)
+    return [read_manifest(stores / task.name) for task in tasks]
+
+
+def _make(works: list[Work], workers: int, console: Console) -> None:
+    waiting = [shard for work in works for shard in work.shards if finished(shard) is None]
+    total = sum(len(work.shards) for work in works)
+    if len(waiting) < total:
+        console.print(f"resumed: {total - len(waiting)} of {total} shards were done before", highlight=False)
+    left = {work.task.name: work for work in works}
+    try:
+        with _progress(console, total, total - len(waiting)) as advance:
+            for done in _map(waiting, workers):
+                advance(done)
+                _seal_if_complete(left, done.task.name)
+            for name in list(left):
+                _seal_if_complete(left, name)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        mend = "free some space and run the same command again: finished shards are kept, the store there is untouched"
+        raise UserError("the disk is full", str(works[0].partial.parent), mend) from error
+
+
+def _seal_if_complete(left: dict[str, Work], name: str) -> None:
+    work = left.get(name)
+    if work is None:
+        return
+    reports = [report for shard in work.shards if (report := finished(shard)) is not None]
+    if len(reports) == len(work.shards):
+        seal(left.pop(name), reports)
+
+
+def _map(shards: list[Shard], workers: int) -> Iterator[Shard]:
+    """Shards as they are finished."""
+    if workers == 1 or len(shards) <= 1:
+        for shard in shards:
+            prepare_shard(shard)
+            yield shard
+        return
+    pool = ProcessPoolExecutor(min(workers, len(shards)), mp_context=get_context("spawn"), initializer=_begin_worker)
+    try:
+        futures = {pool.submit(prepare_shard, shard): shard for shard in shards}
+        for future in as_completed(futures):
+            future.result()
+            yield futures[future]
+    except BrokenProcessPool as error:
+        mend = "run the same command again, with fewer workers if memory was short: finished shards are kept"
+        raise UserError("a worker process was killed", shards[0].folder, mend) from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _begin_worker() -> None:
+    """Leave the keyboard's interrupt to the parent, and end with it: an orphan would wait for work for ever."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+
+
+def _end_with(sentinel: int) -> None:
+    connection.wait([sentinel])
+    os._exit(1)
+
+
+@contextmanager
+def _progress(console: Console, total: int, done: int) -> Iterator[Any]:
+    """A bar with time left on a terminal, else a plain line at most every ten seconds."""
+    if console.is_terminal:
+        columns = (TextColumn("prepare"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+        with Progress(*columns, TextColumn("left  {task.fields[shard]}"), console=console) as bar:
+            item = bar.add_task("prepare", total=total, completed=done, shard="")
+            yield lambda shard: bar.update(item, advance=1, shard=f"{shard.task.name} {shard.index + 1}/{shard.count}")
+        return
+    began = told = time.monotonic()
+    count = done
+
+    def line(shard: Shard) -> None:
+        nonlocal count, told
+        count += 1
+        now = time.monotonic()
+        if now - told >= 10 or count == total:
+            told = now
+            left = (now - began) / max(count - done, 1) * (total - count)
+            print(f"prepare: {count} of {total} shards, about {left:.0f} s left", file=console.file, flush=True)
+
+    yield line
+
+
+def write_mixture(name: str, weights: dict[str, float], stores: Path) -> Path:
+    """STORES/mixtures/<name>.json: the default weights, so that training needs no SeqIO."""
+    folder = stores / "mixtures"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.json"
+    write_json(path, {"mixture": name, "weights": weights})
+    return path
+
+
+def duplicates_between(folders: Sequence[Path]) -> int:
+    """How many documents of these stores repeat the text of a document of an earlier store."""
+    seen = np.zeros(0, np.uint64)
+    repeated = 0
+    for folder in folders:
+        store = open_store(folder)
+        found = [b.text_hash for split in ("train", "validation") for b in store.batches(split)]
+        hashes = np.concatenate(found or [np.zeros(0, np.uint64)])
+        repeated += int(np.isin(hashes, seen).sum())
+        seen = np.union1d(seen, hashes)
+    return repeated
+
+
+def report(manifests: Sequence[dict[str, Any]], console: Console) -> None:
+    """Print documents, tokens, bytes and bytes per token by language and category, and what was set aside."""
+    totals: dict[tuple[str, str], list[int]] = {}
+    for count in (count for manifest in manifests for count in manifest["counts"]):
+        row = totals.setdefault((count["language"], count["category"]), [0, 0, 0])
+        for i, key in enumerate(("documents", "tokens", "bytes")):
+            row[i] += count[key]
+    table = Table("language", "category")
+    for title in ("documents", "tokens", "bytes", "bytes/token"):
+        table.add_column(title, justify="right")
+    for (language, category), row in sorted(totals.items()):
+        table.add_row(language, category, *_figures(row))
+    table.add_section()
+    table.add_row("all", "", *_figures([sum(column) for column in zip(*totals.values(), strict=True)]))
+    console.print(table)
+    for manifest in manifests:
+        reasons = ", ".join(f"{count} × {reason}" for reason, count in manifest["quarantine"].items())
+        repeated = manifest["duplicates"]
+        if reasons:
+            console.print(f"{manifest['name']}: set aside {reasons} (quarantine.jsonl)", highlight=False)
+        if repeated["texts"]:
+            what = "dropped" if repeated["dropped"] else "kept; drop_duplicates=True drops them"
+            console.print(f"{manifest['name']}: {repeated['texts']} repeated texts ({what})", highlight=False)
+
+
+def _figures(row: list[int]) -> list[str]:
+    documents, tokens, size = row
+    return [f"{documents:,}", f"{tokens:,}", f"{size:,}", f"{size / tokens:.2f}" if tokens else "-"]
