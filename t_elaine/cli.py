@@ -4,14 +4,20 @@ Exit codes: 0 done, 2 a `UserError` (three lines, no traceback), 1 a bug (traceb
 """
 
 import ast
+import difflib
+import errno
 import importlib
+import importlib.util
 import inspect
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from t_elaine import machine
 from t_elaine.errors import UserError
+
+TRUTH = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 
 COMMANDS = (
     "doctor",
@@ -28,7 +34,13 @@ COMMANDS = (
 )
 
 
-def run(command: str, argv: Sequence[str] | None, flags: Sequence[str] = (), positional: str = "") -> int:
+def run(
+    command: str,
+    argv: Sequence[str] | None,
+    flags: Sequence[str] = (),
+    positional: str = "",
+    file_flags: Sequence[str] = (),
+) -> int:
     """Parse the command line, lint and load the gin files, call the command's root function.
 
     Args:
@@ -36,29 +48,55 @@ def run(command: str, argv: Sequence[str] | None, flags: Sequence[str] = (), pos
         argv: arguments without the program's name; None takes the process's.
         flags: parameters of the root that have a flag of their own: `--to=x` means `<command>.to = 'x'`.
         positional: the parameter that a bare argument sets, "" if bare arguments are refused.
+        file_flags: those of the flags that name a gin file, which is read after the others.
 
     Returns:
         the exit code.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    return guarded(lambda: _run(command, arguments, flags, positional, file_flags))
+
+
+def guarded(work: Callable[[], int]) -> int:
+    """Do the work; what a person can mend ends as three lines and exit code 2, a bug as its traceback."""
     try:
-        return _run(command, arguments, flags, positional)
+        return work()
     except UserError as error:
         print(error.text(), file=sys.stderr)
+        return 2
+    except OSError as error:
+        told = of_the_machine(error)
+        if told is None:
+            raise
+        print(told.text(), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped by the keyboard; what was saved is kept", file=sys.stderr)
         return 130
 
 
-def _run(command: str, arguments: list[str], flags: Sequence[str], positional: str) -> int:
+def of_the_machine(error: OSError) -> UserError | None:
+    """A full disk or a forbidden path as a person reads it; None if the error is of another kind."""
+    path = str(error.filename or "")
+    if error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error):
+        mend = "free some space, or name another folder; the same command goes on from what was saved"
+        return UserError("the disk is full", path or f"while writing ({error})", mend)
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        mend = "give yourself the right to it, or name another path"
+        return UserError(f"the system forbids it: {error.strerror}", path or str(error), mend)
+    return None
+
+
+def _run(
+    command: str, arguments: list[str], flags: Sequence[str], positional: str, file_flags: Sequence[str] = ()
+) -> int:
     from t_elaine.config import gin_files, help_text, lint, settings
 
     if "--help" in arguments or "-h" in arguments:
         print(help_text.command_help(command, flags, positional))
         return 0
     root = settings.resolve(settings.ROOTS[command])
-    files, bindings, modules = split_arguments(command, arguments, flags, positional, root)
+    files, bindings, modules = split_arguments(command, arguments, flags, positional, root, file_flags)
     sys.path.insert(0, os.getcwd())  # --module names a user's own file beside the gin files
     for module in modules:
         import_module(module)
@@ -68,33 +106,41 @@ def _run(command: str, arguments: list[str], flags: Sequence[str], positional: s
     gin_files.apply(files, bindings)
     extra: dict[str, Any] = {"argv": tuple(arguments), "config_text": gin_files.text_in_force()}
     known = inspect.signature(root).parameters
-    result = configured[command](**{name: value for name, value in extra.items() if name in known})
+    given = configured[command]() | {name: value for name, value in extra.items() if name in known}
+    result = root(**given)
     return result if isinstance(result, int) else 0
 
 
 def split_arguments(
-    command: str, arguments: Sequence[str], flags: Sequence[str], positional: str, root: Any
+    command: str,
+    arguments: Sequence[str],
+    flags: Sequence[str],
+    positional: str,
+    root: Any,
+    file_flags: Sequence[str] = (),
 ) -> tuple[list[str], list[str], list[str]]:
     """Arguments → (gin files, gin bindings, modules). Flags of the command become bindings of its root."""
     files: list[str] = []
-    bindings: list[str] = []
+    last_files: list[str] = []
+    bindings: dict[str, str] = {}
     modules: list[str] = []
     for argument in joined(arguments, _value_flags(root, flags)):
         name, has_value, value = argument.partition("=")
-        if name == "--gin_file" and has_value:
-            files.append(value)
+        parameter = name[2:].replace("-", "_") if name.startswith("--") else ""
+        if name in ("--gin_file", "--module") and value:
+            (files if name == "--gin_file" else modules).append(value)
         elif name.startswith("--gin.") and has_value:
-            bindings.append(f"{name.removeprefix('--gin.')} = {value}")
-        elif name == "--module" and has_value:
-            modules.append(value)
-        elif name.startswith("--") and name[2:].replace("-", "_") in flags:
-            parameter = name[2:].replace("-", "_")
-            bindings.append(f"{command}.{parameter} = {_literal(root, parameter, value, bool(has_value))}")
-        elif not name.startswith("-") and positional:
-            bindings.append(f"{command}.{positional} = {argument!r}")
+            bindings[f"--gin.{len(bindings)}"] = f"{name.removeprefix('--gin.')} = {value}"
+        elif parameter in flags:
+            if name in bindings:
+                raise UserError(f"{name} is given twice", command, "give it once")
+            bindings[name] = f"{command}.{parameter} = {_literal(root, parameter, value, bool(has_value))}"
+            last_files += [value] * (parameter in file_flags)
+        elif not name.startswith("-") and positional and positional not in bindings:
+            bindings[positional] = f"{command}.{positional} = {argument!r}"
         else:
-            raise UserError(f"unknown argument {argument!r}", command, _suggest(name, flags, command))
-    return files, bindings, modules
+            raise UserError(f"unknown argument {argument!r}", f"t-elaine {command}", _suggest(name, flags, command))
+    return [*files, *last_files], list(bindings.values()), modules
 
 
 def joined(arguments: Sequence[str], value_flags: Sequence[str]) -> list[str]:
@@ -109,7 +155,9 @@ def joined(arguments: Sequence[str], value_flags: Sequence[str]) -> list[str]:
             waiting = argument
         else:
             result.append(argument)
-    return [*result, waiting] if waiting else result
+    if waiting:
+        raise UserError(f"{waiting} needs a value", waiting, f"{waiting}=VALUE")
+    return result
 
 
 def _value_flags(root: Any, flags: Sequence[str]) -> list[str]:
@@ -121,21 +169,27 @@ def _value_flags(root: Any, flags: Sequence[str]) -> list[str]:
 def _literal(root: Any, parameter: str, value: str, has_value: bool) -> str:
     """A flag's text as a gin literal: by the parameter's annotation, strings need no quotes."""
     annotation = str(inspect.signature(root).parameters[parameter].annotation)
+    flag = f"--{parameter}"
     if "bool" in annotation:
-        return "True" if not has_value else str(value.lower() in ("1", "true", "yes"))
-    if "tuple" in annotation:
+        truth = TRUTH.get(value.lower()) if has_value else True
+        if truth is None:
+            raise UserError(f"{flag}={value} is neither true nor false", flag, f"{flag}=true or {flag}=false")
+        return str(truth)
+    if not value:
+        raise UserError(f"{flag} needs a value", flag, f"{flag}=VALUE")
+    if "tuple" in annotation or "Sequence" in annotation:
         return repr(tuple(part for part in value.split(",") if part))
     if "int" in annotation or "float" in annotation:
         try:
             return repr(ast.literal_eval(value))
         except (ValueError, SyntaxError) as error:
-            raise UserError(f"--{parameter}={value} is not a number", f"--{parameter}", f"--{parameter}=1") from error
+            raise UserError(f"{flag}={value} is not a number", flag, f"{flag}=1") from error
     return repr(value)
 
 
 def _suggest(name: str, flags: Sequence[str], command: str) -> str:
-    import difflib
-
+    if name.startswith("--gin."):
+        return f"{name}=VALUE, strings in quotes: --gin.RUN_DIR=\"'runs/one'\""
     known = ["--gin_file", "--module", "--help", *(f"--{flag}" for flag in flags)]
     near = difflib.get_close_matches(name, known, n=1)
     return f"did you mean {near[0]}?" if near else f"flags of {command}: {', '.join(known)}, --gin.NAME=VALUE"
@@ -160,20 +214,23 @@ def import_module(name: str) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """`t-elaine <command> …`: hand over to the command's own file."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    return guarded(lambda: _hand_over(arguments))
+
+
+def _hand_over(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print("t-elaine <command> [--gin_file=…] [--gin.NAME=VALUE] [--help]\ncommands: " + " ".join(available()))
         return 0
-    if arguments[0] not in available():
-        print(
-            UserError(f"unknown command {arguments[0]!r}", "", "one of " + ", ".join(available())).text(),
-            file=sys.stderr,
-        )
-        return 2
-    return int(importlib.import_module(f"t_elaine.{arguments[0]}").main(arguments[1:]))
+    command = arguments[0]
+    if command not in available():
+        near = difflib.get_close_matches(command, available(), n=1)
+        mend = f"did you mean {near[0]}?" if near else "one of " + ", ".join(available())
+        raise UserError(f"unknown command {command!r}", "t-elaine", mend)
+    if command != "doctor":
+        machine.refuse_mixed_jax()
+    return int(importlib.import_module(f"t_elaine.{command}").main(arguments[1:]))
 
 
 def available() -> list[str]:
     """The commands that this version has."""
-    from importlib.util import find_spec
-
-    return [name for name in COMMANDS if find_spec(f"t_elaine.{name}") is not None]
+    return [name for name in COMMANDS if importlib.util.find_spec(f"t_elaine.{name}") is not None]

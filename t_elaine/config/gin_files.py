@@ -65,8 +65,36 @@ class Statement:
 
     @property
     def place(self) -> str:
-        """file:line, or the flag."""
+        """file:line, or the flag. A value over several lines counts from its first."""
         return f"{self.source}:{self.line}" if self.line else self.source
+
+
+class RepeatedKeys(dict[Any, Any]):
+    """A mapping as written that names some keys more than once (gin would keep the last value without a word)."""
+
+    keys_given_twice: tuple[Any, ...] = ()
+
+
+class _Parser(config_parser.ConfigParser):
+    """gin's parser, which also notices a key that a mapping names twice."""
+
+    def __init__(self, text: str) -> None:
+        self._keys: list[list[Any]] = []
+        super().__init__(text, _Delegate())
+
+    def _parse_dict_item(self) -> tuple[Any, Any]:
+        key, value = super()._parse_dict_item()
+        self._keys[-1].append(key)
+        return key, value
+
+    def _maybe_parse_container(self) -> tuple[bool, Any]:
+        self._keys.append([])
+        found, value = super()._maybe_parse_container()
+        keys = self._keys.pop()
+        if isinstance(value, dict) and len(value) < len(keys):
+            value = RepeatedKeys(value)
+            value.keys_given_twice = tuple(key for i, key in enumerate(keys) if key in keys[:i])
+        return found, value
 
 
 class _Delegate(config_parser.ParserDelegate):
@@ -106,6 +134,11 @@ def statements(files: Sequence[str], bindings: Sequence[str]) -> list[Statement]
     return found
 
 
+def binding(text: str, source: str, rank: int) -> Statement:
+    """One binding, from text that holds just that."""
+    return next(iter(_read_text(text, source, rank, (), flag=True)))
+
+
 def _read_file(name: str, rank: int, stack: tuple[str, ...]) -> Iterable[Statement]:
     if name in stack:
         raise UserError(f"gin files include each other: {' → '.join((*stack, name))}", name, "take one include out")
@@ -113,13 +146,15 @@ def _read_file(name: str, rank: int, stack: tuple[str, ...]) -> Iterable[Stateme
         text = find(name).read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise UserError(f"{name} is not UTF-8 text ({error.reason})", name, "save it as UTF-8") from error
+    if text.startswith("\ufeff"):
+        raise UserError(f"{name} begins with a byte-order mark", name, "save it as UTF-8 without one")
     return _read_text(text, name, rank, (*stack, name))
 
 
 def _read_text(text: str, source: str, rank: int, stack: tuple[str, ...], flag: bool = False) -> Iterable[Statement]:
     found: list[Statement] = []
     try:
-        for parsed in config_parser.ConfigParser(text, _Delegate()):
+        for parsed in _Parser(text):
             line = 0 if flag else parsed.location.line_num
             match parsed:
                 case config_parser.BindingStatement():
@@ -155,7 +190,11 @@ def _read_text(text: str, source: str, rank: int, stack: tuple[str, ...], flag: 
 
 
 def apply(files: Sequence[str], bindings: Sequence[str]) -> None:
-    """Give the files and bindings to gin and freeze it. The lint has passed, so gin has nothing to refuse."""
+    """Give the files and bindings to gin and freeze it. The lint has passed, so gin has nothing to refuse.
+
+    What was in force before is forgotten, so that one process can run several commands.
+    """
+    gin.clear_config()
     gin.add_config_file_search_path(os.fspath(shipped("gin_configs")))
     gin.parse_config_files_and_bindings(list(files), list(bindings), finalize_config=True, skip_unknown=False)
 

@@ -1,24 +1,30 @@
 """Gin lint: finds, before a device is taken, what gin 0.5.0 passes over in silence.
 
-Kinds of fault: an unknown name, an undefined macro, a macro that nobody uses, a wrong type, a binding given twice in
-one file, a binding (or scope) that no command's root reaches, a required setting left out. Values are not judged.
+Kinds of fault: an unknown name, an undefined macro, a macro that nobody uses or that leads to itself, a wrong type, a
+binding (or a key of a mapping) given twice in one file, a binding that takes effect under no command's root, a required
+setting left out, an axis of a sweep that would fail in its runs. Values are not judged.
 `python -m t_elaine.config.lint` checks every shipped file.
 """
 
-import difflib
 import inspect
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from t_elaine.config import gin_files, settings, types
-from t_elaine.config.gin_files import MacroUse, Reference, Statement
+from t_elaine.config import gin_files, reach, settings, types
+from t_elaine.config.gin_files import MacroUse, Reference, RepeatedKeys, Statement
+from t_elaine.config.written import near, parts, show
 from t_elaine.errors import UserError
 from t_elaine.paths import shipped
 
 # A fragment is checked together with a recipe that it completes.
-COMPANIONS = {"models": "cpt.gin", "hardware": "cpt.gin"}
+COMPANIONS = {"models": "cpt.gin", "hardware": "cpt.gin", "sweeps": "cpt.gin"}
+
+# gin's own constant for "must be given by a later file or a flag".
+REQUIRED = MacroUse("gin.REQUIRED")
+
+Known = dict[str, Callable[..., Any]]
 
 
 @dataclass(frozen=True)
@@ -49,52 +55,71 @@ def check(command: str, statements: Sequence[Statement]) -> list[str]:
 def faults(statements: Sequence[Statement]) -> list[Fault]:
     """Every fault that does not depend on which command reads the bindings."""
     known = settings.configurables()
-    macros = {s.key: s.value for s in statements if not s.parameter}
+    macros = {s.key: s for s in statements if not s.parameter}
     found: list[Fault] = []
     for statement in statements:
         found += _name_faults(statement, known, macros) or _type_faults(statement, known, macros)
+        found += _repeated_keys(statement)
     found += _unused_macros(statements)
+    found += _circles(macros)
     found += _given_twice(statements)
     if not found:  # a misspelt name makes others unreachable: tell the cause alone
-        found += _unreachable(statements, known)
+        found += [_idle_fault(s, statements, known) for s in reach.idle(statements, list(settings.ROOTS))]
+        found += _axis_faults(statements, known, macros)
     return found
 
 
-def _name_faults(statement: Statement, known: dict[str, Any], macros: dict[str, Any]) -> list[Fault]:
+def _name_faults(statement: Statement, known: Known, macros: dict[str, Statement]) -> list[Fault]:
+    key, place = statement.key, statement.place
     found = []
     if statement.parameter and statement.selector not in known:
-        found.append(
-            Fault(
-                f"{statement.key}: nothing is called {statement.selector!r}",
-                statement.place,
-                near(statement.selector, known),
-            )
-        )
+        what = f"{key}: nothing is called {statement.selector!r}"
+        found.append(Fault(what, place, near(statement.selector, known)))
     elif statement.parameter:
         names = settings.parameters(known[statement.selector])
         if statement.parameter not in names:
-            what = f"{statement.key}: {statement.selector} has no setting {statement.parameter!r}"
-            found.append(Fault(what, statement.place, near(statement.parameter, names)))
+            what = f"{key}: {statement.selector} has no setting {statement.parameter!r}"
+            found.append(Fault(what, place, near(statement.parameter, names)))
+    makers = [name for name in known if name not in settings.ROOTS]
     for part in parts(statement.value):
-        if isinstance(part, Reference) and part.name not in known:
-            found.append(
-                Fault(f"{statement.key}: nothing is called @{part.name}", statement.place, near(part.name, known))
-            )
-        if isinstance(part, MacroUse) and part.name not in macros:
-            found.append(
-                Fault(f"{statement.key}: macro %{part.name} has no value", statement.place, near(part.name, macros))
-            )
+        if isinstance(part, Reference) and part.name in settings.ROOTS:
+            found.append(Fault(f"{key}: @{part.name} is a command, not a value", place, near(part.name, makers)))
+        elif isinstance(part, Reference) and part.name not in known:
+            found.append(Fault(f"{key}: nothing is called @{part.name}", place, near(part.name, makers)))
+        elif isinstance(part, MacroUse) and part.name not in macros and part != REQUIRED:
+            found.append(Fault(f"{key}: macro %{part.name} has no value", place, near(part.name, macros)))
     return found
 
 
-def _type_faults(statement: Statement, known: dict[str, Any], macros: dict[str, Any]) -> list[Fault]:
+def _type_faults(statement: Statement, known: Known, macros: dict[str, Statement]) -> list[Fault]:
     if not statement.parameter:
         return []
     hint = types.hints(known[statement.selector]).get(statement.parameter, Any)
-    if types.fits(statement.value, hint, macros, known):
+    if types.fits(statement.value, hint, {name: s.value for name, s in macros.items()}, known):
         return []
     what = f"{statement.key} = {show(statement.value)} is of the wrong type"
-    return [Fault(what, statement.place, f"expected {types.show(hint)}")]
+    through = [macros[p.name] for p in parts(statement.value) if isinstance(p, MacroUse) and p.name in macros]
+    place = statement.place + "".join(f" (%{s.key} = {show(s.value)} at {s.place})" for s in through)
+    return [Fault(what, place, f"expected {types.show(hint)}{_parentheses(statement.value)}")]
+
+
+def _parentheses(value: Any) -> str:
+    bare = [p for p in parts(value) if isinstance(p, Reference) and not p.evaluated]
+    return "".join(f"; write {show(replace(p, evaluated=True))} with parentheses" for p in bare)
+
+
+def _repeated_keys(statement: Statement) -> list[Fault]:
+    def mappings(value: Any) -> list[RepeatedKeys]:
+        inner = (
+            list(value.values()) if isinstance(value, dict) else list(value) if isinstance(value, list | tuple) else []
+        )
+        return [value] * isinstance(value, RepeatedKeys) + [m for item in inner for m in mappings(item)]
+
+    return [
+        Fault(f"{statement.key}: the mapping names {show(key)} twice", statement.place, "keep one of them")
+        for mapping in mappings(statement.value)
+        for key in mapping.keys_given_twice
+    ]
 
 
 def _unused_macros(statements: Sequence[Statement]) -> list[Fault]:
@@ -107,92 +132,108 @@ def _unused_macros(statements: Sequence[Statement]) -> list[Fault]:
     ]
 
 
+def _circles(macros: dict[str, Statement]) -> list[Fault]:
+    def leads_to(name: str, seen: frozenset[str]) -> frozenset[str]:
+        value = macros[name].value if name in macros else None
+        for part in parts(value):
+            if isinstance(part, MacroUse) and part.name not in seen:
+                seen = leads_to(part.name, seen | {part.name})
+        return seen
+
+    return [
+        Fault(f"macro {name} = {show(s.value)} leads back to itself", s.place, "give it a value of its own")
+        for name, s in macros.items()
+        if name in leads_to(name, frozenset())
+    ]
+
+
 def _given_twice(statements: Sequence[Statement]) -> list[Fault]:
     seen: dict[tuple[str, str, int], Statement] = {}
     found = []
     for s in statements:
         first = seen.setdefault((s.key, s.source, s.rank), s)
-        if first is not s:
+        if first is not s and first.line == s.line:
+            found.append(Fault(f"{s.source} is read twice", s.place, "include it once"))
+        elif first is not s:
             what = f"{s.key} = {show(s.value)} is given twice in one file"
             found.append(Fault(what, s.place, f"keep one: it also stands at {first.place} as {show(first.value)}"))
     return found
 
 
-def _unreachable(statements: Sequence[Statement], known: dict[str, Callable[..., Any]]) -> list[Fault]:
-    alive = _walk(statements, settings.ROOTS)
+def _idle_fault(s: Statement, statements: Sequence[Statement], known: Known) -> Fault:
+    """Why a binding takes no effect."""
+    alive = reach.states([other for other in statements if other.rank <= s.rank], list(settings.ROOTS))
+    bound = {state: values for state, values in alive.items() if state[1] == s.selector}
+    scope = reach.scope_of(s.scope)
+    outdone = [values[s.parameter] for state, values in bound.items() if state[0][: len(scope)] == scope]
+    if outdone:
+        what = f"{s.key} = {show(s.value)} never takes effect: {outdone[0].key} ({outdone[0].place}) outdoes it"
+        return Fault(what, s.place, f"bind {outdone[0].key} instead, or take the line out")
+    scopes = sorted({"/".join(state[0]) for state in bound if state[0]})
+    if bound:
+        mend = near(s.scope, scopes) if scopes else f"take the scope out: {s.selector}.{s.parameter}"
+        return Fault(f"{s.key}: nothing enters the scope {s.scope!r}", s.place, mend)
+    what = f"{s.key} = {show(s.value)} is read by no command: nothing refers to @{s.selector}()"
+    return Fault(
+        what, s.place, f"bind it to a setting that takes it, as in {_taker(s.selector, known)}, or take the line out"
+    )
+
+
+def _taker(name: str, known: Known) -> str:
+    for holder, target in known.items():
+        for parameter, hint in types.hints(target).items():
+            if parameter != "return" and name in types.show(hint):
+                return f"{holder}.{parameter} = @{name}()"
+    return f"… = @{name}()"
+
+
+def _axis_faults(statements: Sequence[Statement], known: Known, macros: dict[str, Statement]) -> list[Fault]:
+    """An axis of a sweep binds a setting in each run: judge those bindings as if they were flags."""
     found = []
-    for s in statements:
-        if not s.parameter:
+    rank = max((s.rank for s in statements), default=0) + 1
+    for (_, name), bound in reach.states(statements, ["sweep"]).items():
+        if name != "axis" or not {"name", "values"} <= bound.keys():
             continue
-        scope = tuple(s.scope.split("/")) if s.scope else ()
-        if any(name == s.selector and entered[: len(scope)] == scope for entered, name in alive):
-            continue
-        scopes = sorted({"/".join(entered) for entered, name in alive if name == s.selector and entered})
-        if s.scope and any(name == s.selector for _, name in alive):
-            mend = near(s.scope, scopes) if scopes else f"take the scope out: {s.selector}.{s.parameter}"
-            found.append(Fault(f"{s.key}: nothing enters the scope {s.scope!r}", s.place, mend))
-        else:
-            mend = f"bind it to a setting that takes it, as in {_taker(s.selector, known)}, or take the line out"
-            found.append(
-                Fault(
-                    f"{s.key} = {show(s.value)} is read by no command: nothing refers to @{s.selector}()", s.place, mend
-                )
-            )
+        key = _through(bound["name"].value, macros)
+        for value in _through(bound["values"].value, macros):
+            trial = gin_files.binding(f"{key} = 0", bound["values"].source, rank)
+            trial = replace(trial, value=value, line=bound["values"].line)
+            named = replace(trial, value=None, line=bound["name"].line, source=bound["name"].source)
+            tried = [*statements, trial]
+            fault = _name_faults(named, known, macros) or _type_faults(trial, known, macros)
+            fault = fault or [
+                _idle_fault(s, tried, known) for s in reach.idle(tried, list(settings.ROOTS)) if s is trial
+            ]
+            if not trial.parameter and trial.key not in macros:
+                fault = [Fault(f"axis {key}: no such macro", bound["name"].place, near(trial.key, macros))]
+            found += [f for f in fault if f not in found]
     return found
 
 
-def _walk(statements: Sequence[Statement], roots: Iterable[str]) -> set[tuple[tuple[str, ...], str]]:
-    """(scope entered, configurable) for everything that the roots come to call, by the bindings in force."""
-    force = {(s.scope, s.selector, s.parameter): s.value for s in statements}
-    alive: set[tuple[tuple[str, ...], str]] = set()
-    queue: list[tuple[tuple[str, ...], str]] = [((), root) for root in roots]
-    while queue:
-        state = queue.pop()
-        if state in alive:
-            continue
-        alive.add(state)
-        scope, name = state
-        bound: dict[str, Any] = {}
-        for depth in range(len(scope) + 1):  # gin: the longer scope overrides the shorter
-            prefix = "/".join(scope[:depth])
-            bound.update({p: v for (s, n, p), v in force.items() if n == name and s == prefix and p})
-        for value in bound.values():
-            for part in _through_macros(value, force):
-                queue.append((tuple(part.scope.split("/")) if part.scope else scope, part.name))
-    return alive
-
-
-def _through_macros(value: Any, force: dict[tuple[str, str, str], Any], depth: int = 0) -> Iterator[Reference]:
-    for part in parts(value):
-        if isinstance(part, Reference):
-            yield part
-        elif isinstance(part, MacroUse) and depth < 20:
-            scope, _, name = part.name.rpartition("/")
-            yield from _through_macros(force.get((scope, name, "")), force, depth + 1)
+def _through(value: Any, macros: dict[str, Statement]) -> Any:
+    return _through(macros[value.name].value, macros) if isinstance(value, MacroUse) else value
 
 
 def missing(command: str, statements: Sequence[Statement]) -> list[Fault]:
-    """Settings without a default that the command needs and nobody binds."""
+    """Settings that the command needs and nobody gives: without a default, or left at %gin.REQUIRED."""
     known = settings.configurables()
+    macros = {s.key: s for s in statements if not s.parameter}
+    place = f"t-elaine {command}"
     found = []
-    for scope, name in sorted(_walk(statements, [command])):
-        if name not in known:
-            continue
-        bound = {
-            s.parameter
-            for s in statements
-            if s.selector == name and (not s.scope or "/".join(scope).startswith(s.scope))
-        }
-        for parameter in settings.parameters(known[name]).values():
-            if parameter.default is inspect.Parameter.empty and parameter.name not in bound:
+    for (scope, name), bound in sorted(reach.states(statements, [command]).items()):
+        for parameter in settings.parameters(known[name]).values() if name in known else ():
+            value = bound[parameter.name].value if parameter.name in bound else inspect.Parameter.empty
+            if value is inspect.Parameter.empty and parameter.default is value:
+                key = f"{'/'.join((*scope, name))}.{parameter.name}"
                 hint = types.show(types.hints(known[name]).get(parameter.name, Any))
-                mend = (
-                    f"--{parameter.name}=… or {name}.{parameter.name} = … in a gin file"
-                    if name == command
-                    else f"{name}.{parameter.name} = … in a gin file"
-                )
-                found.append(Fault(f"{name}.{parameter.name} ({hint}) has no value", f"t-elaine {command}", mend))
-    return found
+                flag = f"--{parameter.name}=… or " if name == command else ""
+                found.append(Fault(f"{key} ({hint}) has no value", place, f"{flag}{key} = … in a gin file"))
+            for part in parts(value):
+                open_macro = isinstance(part, MacroUse) and part.name in macros and macros[part.name].value == REQUIRED
+                if part == REQUIRED or open_macro:
+                    key = part.name if open_macro else bound[parameter.name].key
+                    found.append(Fault(f"{key} must be given", bound[parameter.name].place, f"--gin.{key}=VALUE"))
+    return list(dict.fromkeys(found))
 
 
 def overrides(statements: Sequence[Statement]) -> list[str]:
@@ -201,58 +242,16 @@ def overrides(statements: Sequence[Statement]) -> list[str]:
     lines = []
     for s in statements:
         before = last.get(s.key)
-        if before is not None and before.value != s.value:
+        if before is not None and before.value != s.value and before.value != REQUIRED:
             lines.append(f"override: {s.key} = {show(before.value)} ({before.place}) → {show(s.value)} ({s.place})")
         last[s.key] = s
     return lines
 
 
-def parts(value: Any) -> Iterator[Any]:
-    """The references, macros and plain values inside a value."""
-    if isinstance(value, dict):
-        for key, item in value.items():
-            yield from parts(key)
-            yield from parts(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from parts(item)
-    else:
-        yield value
-
-
-def show(value: Any) -> str:
-    """A value as it would be typed."""
-    if isinstance(value, Reference):
-        return f"@{value.scope + '/' if value.scope else ''}{value.name}{'()' if value.evaluated else ''}"
-    if isinstance(value, MacroUse):
-        return f"%{value.name}"
-    if isinstance(value, list | tuple):
-        inner = ", ".join(show(item) for item in value)
-        return f"[{inner}]" if isinstance(value, list) else f"({inner},)"
-    return repr(value)
-
-
-def near(name: str, known: Iterable[str]) -> str:
-    """A hint: the name that was probably meant, else what there is."""
-    names = sorted(known)
-    found = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    if found:
-        return f"did you mean {found[0]}?"
-    return f"known: {', '.join(names[:20])}" if names else "take the line out"
-
-
-def _taker(name: str, known: dict[str, Callable[..., Any]]) -> str:
-    for holder, target in known.items():
-        for parameter, hint in types.hints(target).items():
-            if name in str(hint):
-                return f"{holder}.{parameter} = @{name}()"
-    return f"… = @{name}()"
-
-
 def shipped_file_sets() -> list[list[str]]:
     """The shipped gin files as they are meant to be given: fragments after the recipe that they complete."""
     folder = shipped("gin_configs")
-    names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.gin") if path.parent.name != "sweeps")
+    names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.gin"))
     return [[COMPANIONS[name.split("/")[0]], name] if name.split("/")[0] in COMPANIONS else [name] for name in names]
 
 

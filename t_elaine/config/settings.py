@@ -1,17 +1,19 @@
 """The list of every setting: what gin can configure is registered here and nowhere else.
 
-A setting is a frozen dataclass or a command's root function. The library below knows nothing of gin.
+A setting is a parameter of a frozen dataclass, of a function that makes a value, or of a command's root function. The
+library below knows nothing of gin.
 """
 
-import dataclasses
 import importlib
+import importlib.util
 import inspect
 from collections.abc import Callable
 from typing import Any
 
 import gin
 
-# Command → its root function. The flags of a command are parameters of its root.
+# Command → its root function. The flags of a command are parameters of its root. (`doctor` has no settings: it must
+# work where nothing else does.)
 ROOTS: dict[str, str] = {
     "prepare": "t_elaine.prepare:prepare",
     "train": "t_elaine.train:train",
@@ -20,7 +22,6 @@ ROOTS: dict[str, str] = {
     "evaluate": "t_elaine.evaluate:evaluate",
     "sweep": "t_elaine.sweep:sweep",
     "report": "t_elaine.report:report",
-    "doctor": "t_elaine.doctor:doctor",
 }
 
 # Frozen dataclasses that roots take, by the module that owns them.
@@ -38,6 +39,14 @@ DATACLASSES: tuple[str, ...] = (
     "t_elaine.data.mixture:Replay",
 )
 
+# Functions that make a value: gin name → where it is.
+FUNCTIONS: dict[str, str] = {
+    "axis": "t_elaine.studies.grid:axis",
+    "product": "t_elaine.studies.grid:product",
+    "zip": "t_elaine.studies.grid:zipped",
+    "chain": "t_elaine.studies.grid:chain",
+}
+
 # Filled in by the command line, not by gin files.
 NOT_SETTINGS = ("argv", "config_text")
 
@@ -49,9 +58,9 @@ def resolve(path: str) -> Callable[..., Any]:
 
 
 def configurables() -> dict[str, Callable[..., Any]]:
-    """Name → dataclass or root function, for everything that gin can configure."""
-    named = {path.split(":")[1]: path for path in DATACLASSES} | ROOTS
-    return {name: resolve(path) for name, path in named.items()}
+    """Name → dataclass, function or root, for everything that gin can configure."""
+    named = {path.split(":")[1]: path for path in DATACLASSES} | FUNCTIONS | ROOTS
+    return {name: resolve(path) for name, path in named.items() if importlib.util.find_spec(path.split(":")[0])}
 
 
 def parameters(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
@@ -61,20 +70,26 @@ def parameters(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
 
 
 def register() -> dict[str, Callable[..., Any]]:
-    """Register every setting with gin, once in a process; returns name → configured callable."""
-    wrapped = {}
-    for name, target in configurables().items():
-        maker = _maker(target) if dataclasses.is_dataclass(target) else target
-        deny = [p for p in NOT_SETTINGS if p in inspect.signature(target).parameters]
-        wrapped[name] = gin.external_configurable(maker, name=name, module="t_elaine", denylist=deny or None)
-    return wrapped
+    """Register every setting with gin; returns name → what makes its value.
+
+    A root's maker returns the root's arguments as a dictionary and does not call it: what goes wrong inside a command
+    must not pass through gin, which hides an error behind a copy of another type.
+    """
+    made: dict[str, Callable[..., Any]] = {}
+    gin.clear_config()
+    with gin.config.interactive_mode():  # a second command in one process registers anew
+        for name, target in configurables().items():
+            deny = [p for p in NOT_SETTINGS if p in inspect.signature(target).parameters]
+            maker = _maker(target, dict if name in ROOTS else target)
+            made[name] = gin.external_configurable(maker, name=name, module="t_elaine", denylist=deny or None)
+    return made
 
 
-def _maker(target: Any) -> Callable[..., Any]:
-    """A function that makes the dataclass: gin would otherwise subclass it, and a subclass is another type."""
+def _maker(target: Any, result: Callable[..., Any]) -> Callable[..., Any]:
+    """A plain function with the target's signature: gin would subclass a dataclass, and a subclass is another type."""
 
     def make(**fields: Any) -> Any:
-        return target(**fields)
+        return result(**fields)
 
     make.__signature__ = inspect.signature(target)  # type: ignore[attr-defined]
     make.__name__, make.__doc__, make.__module__ = target.__name__, target.__doc__, target.__module__

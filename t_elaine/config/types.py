@@ -1,5 +1,6 @@
 """Does a value as written in a gin file fit a parameter's annotation? References and macros are seen through."""
 
+import itertools
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +14,18 @@ def hints(target: Callable[..., Any]) -> dict[str, Any]:
     return typing.get_type_hints(target)
 
 
-def fits(value: Any, hint: Any, macros: Mapping[str, Any], known: Mapping[str, Callable[..., Any]]) -> bool:
+def made_by(target: Callable[..., Any]) -> Any:
+    """The annotation of what a configurable makes."""
+    return target if isinstance(target, type) else hints(target).get("return", Any)
+
+
+def fits(
+    value: Any,
+    hint: Any,
+    macros: Mapping[str, Any],
+    known: Mapping[str, Callable[..., Any]],
+    through: tuple[str, ...] = (),
+) -> bool:
     """True if `value` may stand where `hint` is asked for.
 
     Args:
@@ -21,26 +33,29 @@ def fits(value: Any, hint: Any, macros: Mapping[str, Any], known: Mapping[str, C
         hint: a resolved annotation.
         macros: macro → value in force; a macro that is missing fits (its own fault is told elsewhere).
         known: configurable → target, to see what a reference makes.
+        through: macros on the way here; one that leads to itself fits (its own fault is told elsewhere).
     """
     if isinstance(value, MacroUse):
-        return value.name not in macros or fits(macros[value.name], hint, macros, known)
+        if value.name not in macros or value.name in through:
+            return True
+        return fits(macros[value.name], hint, macros, known, (*through, value.name))
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return True
     if origin in (typing.Union, types.UnionType):
-        return any(fits(value, part, macros, known) for part in arguments)
+        return any(fits(value, part, macros, known, through) for part in arguments)
     if isinstance(value, Reference):
-        return _reference_fits(value, hint, origin, known)
+        return _reference_fits(value, hint, known)
     if origin is typing.Literal:
-        return value in arguments
-    if origin in (tuple, list, Sequence) or hint in (tuple, list):
+        return any(value == allowed and type(value) is type(allowed) for allowed in arguments)
+    if origin in (tuple, list, Sequence) or hint in (tuple, list, Sequence):
         return isinstance(value, list | tuple) and all(
-            fits(item, part, macros, known) for item, part in _items(value, origin, arguments)
+            fits(item, part, macros, known, through) for item, part in _items(value, origin, arguments)
         )
-    if origin in (dict, Mapping) or hint is dict:
+    if origin in (dict, Mapping) or hint in (dict, Mapping):
         key, item = arguments or (Any, Any)
         return isinstance(value, dict) and all(
-            fits(k, key, macros, known) and fits(v, item, macros, known) for k, v in value.items()
+            fits(k, key, macros, known, through) and fits(v, item, macros, known, through) for k, v in value.items()
         )
     return _plain_fits(value, hint)
 
@@ -49,18 +64,19 @@ def _items(value: Sequence[Any], origin: Any, arguments: tuple[Any, ...]) -> lis
     if not arguments:
         return []
     if origin is tuple and arguments[-1] is not Ellipsis:
-        # A fixed-length tuple: a wrong length pairs the surplus with a type that nothing fits.
-        return [(item, arguments[i] if i < len(arguments) else typing.NoReturn) for i, item in enumerate(value)]
+        # A fixed-length tuple: a wrong length pairs what is too much or missing with a type that nothing fits.
+        return list(itertools.zip_longest(value, arguments, fillvalue=typing.NoReturn))
     return [(item, arguments[0]) for item in value]
 
 
-def _reference_fits(value: Reference, hint: Any, origin: Any, known: Mapping[str, Callable[..., Any]]) -> bool:
+def _reference_fits(value: Reference, hint: Any, known: Mapping[str, Callable[..., Any]]) -> bool:
     target = known.get(value.name)
     if target is None:
         return True
     if not value.evaluated:
-        return origin is Callable or hint is Callable
-    return isinstance(target, type) and isinstance(hint, type) and issubclass(target, hint)
+        return Callable in (hint, typing.get_origin(hint))
+    made = made_by(target)
+    return made == hint or (isinstance(made, type) and isinstance(hint, type) and issubclass(made, hint))
 
 
 def _plain_fits(value: Any, hint: Any) -> bool:

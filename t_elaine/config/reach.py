@@ -1,0 +1,84 @@
+"""Which bindings take effect: follows references from the commands' roots, as gin would call them, calling nothing.
+
+gin's rules, as measured on 0.5.0: `@scope/name()` is made in that scope alone, `@name()` in the scope around it, the
+value of `%NAME` in a scope called NAME; the longest scope wins.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from t_elaine.config.gin_files import MacroUse, Reference, Statement
+from t_elaine.config.written import parts
+
+Scope = tuple[str, ...]
+Key = tuple[Scope, str, str]
+State = tuple[Scope, str]
+
+
+def scope_of(text: str) -> Scope:
+    """A scope as written, in parts."""
+    return tuple(text.split("/")) if text else ()
+
+
+def in_force(statements: Sequence[Statement]) -> dict[Key, Statement]:
+    """(scope, selector, parameter) → the last statement that binds it."""
+    return {(scope_of(s.scope), s.selector, s.parameter): s for s in statements}
+
+
+def states(statements: Sequence[Statement], roots: Iterable[str]) -> dict[State, dict[str, Statement]]:
+    """(scope entered, configurable) → its bound parameters, for everything that the roots come to call."""
+    force = in_force(statements)
+    found: dict[State, dict[str, Statement]] = {}
+    queue: list[State] = [((), root) for root in roots]
+    while queue:
+        state = queue.pop()
+        if state in found:
+            continue
+        found[state] = bound_in(force, state)
+        for statement in found[state].values():
+            queue += _called(statement.value, state[0], force)
+    return found
+
+
+def bound_in(force: dict[Key, Statement], state: State) -> dict[str, Statement]:
+    """Parameter → the statement that wins in a scope."""
+    scope, name = state
+    bound: dict[str, Statement] = {}
+    for depth in range(len(scope) + 1):
+        prefix = scope[:depth]
+        bound |= {p: s for (inside, n, p), s in force.items() if n == name and p and inside == prefix}
+    return bound
+
+
+def _called(value: Any, scope: Scope, force: dict[Key, Statement], through: tuple[str, ...] = ()) -> Iterator[State]:
+    for part in parts(value):
+        if isinstance(part, Reference):
+            yield (scope_of(part.scope) or scope, part.name)
+        elif isinstance(part, MacroUse) and part.name not in through:
+            inside = scope_of(part.name)
+            target = force.get((inside[:-1], inside[-1], ""))
+            if target is not None:
+                yield from _called(target.value, inside, force, (*through, part.name))
+
+
+def effective(statements: Sequence[Statement], roots: Sequence[str]) -> dict[int, set[Key]]:
+    """Rank → keys of the bindings that take effect once that file or flag is read.
+
+    A binding that a later file makes idle did take effect before: that is an override on purpose.
+    """
+    found: dict[int, set[Key]] = {}
+    for rank in sorted({s.rank for s in statements}):
+        seen = states([s for s in statements if s.rank <= rank], roots)
+        found[rank] = {(scope_of(s.scope), s.selector, s.parameter) for bound in seen.values() for s in bound.values()}
+    return found
+
+
+def idle(statements: Sequence[Statement], roots: Sequence[str]) -> list[Statement]:
+    """The bindings that take effect nowhere: never reached, in a scope that nobody enters, or always outdone."""
+    working = effective(statements, roots)
+    return [
+        s
+        for s in statements
+        if s.parameter
+        and not any((scope_of(s.scope), s.selector, s.parameter) in working[rank] for rank in working if rank >= s.rank)
+    ]
