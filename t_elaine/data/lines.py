@@ -103,10 +103,11 @@ def sniff(source: "Source", path: Path, encoding: str) -> None:
         head = file.read(_SNIFF)
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise wrong_encoding(source, path, "it begins with the mark of UTF-16")
-    rows = [row for row in head.split(b"\n")[:-1] or [head] if not row.isascii()]
-    bad = sum(not _decodes(row, encoding) for row in rows)
-    if bad > len(rows) / 2:
-        raise wrong_encoding(source, path, f"{bad} of the first {len(rows)} rows with other than ASCII letters")
+    rows = head.split(b"\n")[:-1] or [head]
+    foreign = [row for row in rows if not row.isascii()]
+    bad = sum(not _decodes(row, encoding) for row in foreign)
+    if bad > len(foreign) / 2 and (bad >= 3 or bad == len(rows)):
+        raise wrong_encoding(source, path, f"{bad} of the first {len(foreign)} rows with other than ASCII letters")
 
 
 def row_limit(source: "Source") -> int:

@@ -5,6 +5,8 @@ Processes are spawned, never forked, and import neither JAX nor settings. One wo
 
 import errno
 import os
+import signal
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
