@@ -5,8 +5,11 @@ The data's side of `assembly`; it knows no optimizer and no loop.
 
 import dataclasses
 import hashlib
+import itertools
 import os
+from collections import deque
 from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -41,10 +44,25 @@ class Feed:
     byte_lengths: np.ndarray
     vocabulary_sha256: str
 
-    def batches(self, first: int, last: int) -> Generator[Any, None, None]:
-        """Global batches of steps first … last-1 on the devices, made ahead in a thread."""
-        for batch in loading.prefetch(self.loader, first, last):
-            yield loading.place(batch, self.sharding, self.shape[1], self.slots)
+    def batches(self, first: int, last: int, ahead: int = 2) -> Generator[Any, None, None]:
+        """Global batches of steps first … last-1 on the devices, made and copied up to `ahead` steps before their turn.
+
+        The copy is made in the thread too: the loop itself then moves nothing between host and devices.
+        """
+
+        def make(step: int) -> Any:
+            return loading.place(self.loader.batch(step), self.sharding, self.shape[1], self.slots)
+
+        pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches")
+        steps = iter(range(first, last))
+        try:
+            waiting = deque(pool.submit(make, step) for step in itertools.islice(steps, ahead))
+            while waiting:
+                batch = waiting.popleft().result()
+                waiting.extend(pool.submit(make, step) for step in itertools.islice(steps, 1))
+                yield batch
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
 def open_feed(

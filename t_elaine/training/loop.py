@@ -18,6 +18,8 @@ from t_elaine.training.metrics import Record, step_record
 from t_elaine.training.sinks import Sink
 
 State = dict[str, Any]
+Metrics = dict[str, jax.Array]
+USES = ("data", "compute", "evaluation", "checkpoint")
 # (name, every, what): every so many steps (and at the end) what(params) → sums' record as from `metrics.by_group`.
 Evaluator = tuple[str, int, Callable[[Any], Record]]
 
@@ -82,7 +84,7 @@ class Clock:
     def lap(self) -> dict[str, float]:
         """Seconds by use, and their whole; starts again from zero."""
         now = time.perf_counter()
-        spent = {"step": now - self._start, "data": 0.0, "compute": 0.0, "checkpoint": 0.0} | self._spent
+        spent = {"step": now - self._start, **dict.fromkeys(USES, 0.0)} | self._spent
         self._start, self._spent = now, {}
         return {name: round(seconds, 6) for name, seconds in spent.items()}
 
@@ -106,8 +108,7 @@ def run(state: State, first: int, loop: Loop, handed: Handed) -> tuple[State, st
         UserError: too many updates in a row were skipped, or a checkpoint could not be written.
     """
     clock, recent = Clock(), deque[float](maxlen=20)
-    pending: tuple[int, Mapping[str, jax.Array], dict[str, float]] | None = None
-    reason = "finished"
+    pending: tuple[int, Metrics] | None = None
     with jax.transfer_guard("disallow"):
         if first == 0:
             evaluate(state, 0, handed, every_one=True)
@@ -117,46 +118,48 @@ def run(state: State, first: int, loop: Loop, handed: Handed) -> tuple[State, st
                 batch = next(handed.batches)
             with clock.on("compute"):
                 state, metrics = handed.step(state, batch)
-                report(pending, loop, handed, recent)
+                read = None if pending is None else (pending[0], jax.device_get(pending[1]))
+            if read is not None:
+                report(*read, clock.lap(), loop, handed, recent)
+            pending = (done, dict(metrics))
             stop = handed.stop(done)
             last = done == loop.steps or stop is not None
-            if (
-                not last
-                and not handed.due(done)
-                and not any(every and done % every == 0 for _, every, _ in handed.evaluators)
-            ):
-                pending = (done, metrics, clock.lap())
+            evaluating = any(every and done % every == 0 for _, every, _ in handed.evaluators)
+            if not (last or evaluating or handed.due(done)):
                 continue
             with clock.on("compute"):
-                jax.block_until_ready(metrics)
-            report((done, metrics, clock.lap()), loop, handed, recent)
+                now = jax.device_get(pending[1])
+            report(done, now, clock.lap(), loop, handed, recent)
             pending = None
-            evaluate(state, done, handed, every_one=last and stop is None)
-            with clock.on("checkpoint"):
-                if last or handed.due(done):
+            with clock.on("evaluation"):
+                evaluate(state, done, handed, every_one=last and stop is None)
+            if last or handed.due(done):
+                with clock.on("checkpoint"):
                     save(state, handed)
             if stop is not None:
-                reason = stop
-                break
-    return state, reason
+                return state, stop
+    return state, "finished"
 
 
 def report(
-    pending: tuple[int, Mapping[str, jax.Array], dict[str, float]] | None,
-    loop: Loop,
-    handed: Handed,
-    recent: deque[float],
+    done: int, read: Mapping[str, Any], seconds: dict[str, float], loop: Loop, handed: Handed, recent: deque[float]
 ) -> None:
-    """Read a step's metrics (the loop's only read from the devices) and hand them to the sinks."""
-    if pending is None:
-        return
-    done, metrics, seconds = pending
-    record = step_record(done, jax.device_get(dict(metrics)), handed.groups)
+    """Hand a step's record to the sinks; stop the run if too many updates in a row were skipped.
+
+    Args:
+        done: updates done after the step.
+        read: its metrics, on the host.
+        seconds: between the reading of the metrics before and of these, by use. Tokens a second and MFU count data and
+            compute; a checkpoint or evaluation in between stands beside them.
+        loop: settings.
+        handed: sinks, groups.
+        recent: seconds of the latest steps, for the time left.
+    """
+    record = step_record(done, read, handed.groups)
     recent.append(seconds["step"])
-    typical = statistics.median(recent)
-    rate = record["batch_tokens"] / seconds["step"]
+    rate = record["batch_tokens"] / max(seconds["data"] + seconds["compute"], 1e-9)
     record |= {"seconds": seconds, "tokens_per_second": round(rate, 1), "mfu": handed.mfu(rate)}
-    record["seconds_left"] = round(typical * (loop.steps - done), 1)
+    record["seconds_left"] = round(statistics.median(recent) * (loop.steps - done), 1)
     for sink in handed.sinks:
         sink.write(record)
     if record["skipped_in_a_row"] >= loop.stop_after_skipped:
