@@ -1,0 +1,86 @@
+"""The command `evaluate`: a checkpoint on held-out text and exams, beside its parent if one is given."""
+
+import sys
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from t_elaine import cli
+from t_elaine.evaluation import engines, runner, summary, table
+from t_elaine.model.config import ComputeConfig
+from t_elaine.parallel.mesh import MeshConfig, make_mesh
+
+FLAGS = ("checkpoint", "parent", "stores", "exams", "limit", "batch_rows", "name", "to", "overwrite")
+COMPUTE = ComputeConfig(dtype="float32", remat="none", attention="blocked", loss_chunk=128)
+LENGTH = 2048
+EXAMS = ("samples/en", "samples/ja", "samples/zh")
+
+
+def evaluate(
+    *,
+    checkpoint: str,
+    parent: str = "",
+    stores: tuple[str, ...] = (),
+    exams: tuple[str, ...] = EXAMS,
+    protocol: str = "likelihood",
+    split: str = "validation",
+    limit: int = 0,
+    batch_rows: int = 8,
+    sequence_length: int = 0,
+    mesh: MeshConfig | None = None,
+    compute: ComputeConfig | None = None,
+    resamples: int = 2000,
+    seed: int = 0,
+    name: str = "",
+    to: str = "",
+    overwrite: bool = False,
+) -> int:
+    """Judge a model on held-out text and exams, with intervals, beside its parent.
+
+    Args:
+        checkpoint: the model: RUN_DIR, RUN_DIR/checkpoints/STEP, or a folder in Hugging Face format
+        parent: a second model to compare with, item by item
+        stores: token stores whose held-out documents give bits-per-byte
+        exams: samples/en, samples/ja, samples/zh, or .jsonl files in ELAINE's layout (ja:FILE where no folder says ja)
+        protocol: how exams are asked; the name of a file of prompts
+        split: "validation" or "train"
+        limit: documents of each store and questions of each exam; 0 takes all
+        batch_rows: rows at a time on all devices together; changes speed only
+        sequence_length: tokens a row, where long documents are cut; 0 takes 2048 or the model's context if shorter
+        mesh: how devices are arranged
+        compute: how the model is computed; float32 by default
+        resamples: bootstrap draws of an interval
+        seed: of the bootstrap
+        name: of the result file; "" takes step-<STEP>
+        to: folder of the result; "" takes RUN_DIR/evaluation
+        overwrite: replace a result of another evaluation
+    """
+    models = [engines.open_model(path) for path in (checkpoint, parent) if path]
+    length = sequence_length or min(LENGTH, *(model.config.max_position for model in models))
+    compute = compute or COMPUTE
+    material = runner.gather(stores, exams, split, limit, protocol)
+    settings = {"sequence_length": length, "dtype": compute.dtype, "resamples": resamples, "seed": seed}
+    identity = runner.identity(material, models, settings)
+    path = runner.result_path(models[0], name, to)
+    console = Console()
+    result = runner.existing(path, identity, overwrite)
+    if result is None:
+        devices = make_mesh(mesh or MeshConfig())
+        judged = [
+            runner.judge(model, material, devices, compute, batch_rows=batch_rows, length=length, console=console)
+            for model in models
+        ]
+        result = summary.result(judged, material, identity)
+        runner.save(path, result)
+    table.show(result, console)
+    console.print(f"result: {path}", soft_wrap=True, highlight=False)
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`t-elaine evaluate`."""
+    return cli.run("evaluate", argv, flags=FLAGS)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,131 @@
+"""How an exam becomes token rows: the protocol `likelihood`, prompts in data_tasks/protocols/likelihood.json.
+
+A question gives one request an option and way of asking: the option's text after the question alone (`text`), or its
+letter after the question with all options listed (`letter`). The log-likelihood of the continuation is what counts; no
+answer is generated and none is parsed. No model here.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from t_elaine import paths
+from t_elaine.errors import UserError
+from t_elaine.evaluation.suites import Question
+
+WAYS = ("text", "letter")
+
+
+class Encoder(Protocol):
+    """What a protocol needs of a vocabulary; `t_elaine.data.vocabulary.Vocabulary` is one."""
+
+    def encode_batch(self, texts: list[str], /) -> list[np.ndarray]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class LikelihoodProtocol:
+    """The templates and their identity. `sha256` is the data file's digest."""
+
+    templates: Mapping[str, Any]
+    sha256: str
+
+    @property
+    def headline(self) -> str:
+        """The score that stands for the exam in tables."""
+        return str(self.templates["headline"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """Tokens to be scored: int32 [n+1]; the targets from `start` on are the continuation.
+
+    `bytes`: UTF-8 bytes of the continuation. `cut`: the prompt's beginning did not fit and was left out.
+    """
+
+    tokens: np.ndarray
+    start: int
+    bytes: int
+    cut: bool
+
+
+def load_protocol(name: str = "likelihood") -> LikelihoodProtocol:
+    """Read the protocol's data file.
+
+    Raises:
+        UserError: there is no such protocol.
+    """
+    folder = paths.shipped("data_tasks") / "protocols"
+    path = folder / f"{name}.json"
+    if not path.is_file():
+        there = ", ".join(sorted(p.stem for p in folder.glob("*.json")))
+        raise UserError(f"no protocol is called {name!r}", "protocol", f"give one of: {there}")
+    content = path.read_bytes()
+    return LikelihoodProtocol(templates=json.loads(content), sha256=hashlib.sha256(content).hexdigest())
+
+
+def texts(protocol: LikelihoodProtocol, way: str, language: str, question: Question) -> tuple[str, list[str]]:
+    """(prompt, a continuation for each option). Languages without a template of their own take the English one."""
+    templates = protocol.templates[way]
+    template, letters = templates.get(language, templates["en"]), protocol.templates["letters"]
+    # str.replace and not str.format: questions hold braces.
+    prompt = template["prompt"].replace("{question}", question.text)
+    if way == "text":
+        return prompt, [template["continuation"].replace("{option}", choice) for choice in question.choices]
+    lines = [
+        template["line"].replace("{letter}", letters[i]).replace("{option}", choice)
+        for i, choice in enumerate(question.choices)
+    ]
+    prompt = prompt.replace("{options}", "\n".join(lines))
+    return prompt, [template["continuation"].replace("{letter}", letters[i]) for i in range(len(lines))]
+
+
+def requests(
+    encoder: Encoder, prompt: str, continuations: Sequence[str], before: Sequence[int], length: int
+) -> list[Request]:
+    """Tokens of one question's options.
+
+    Prompt and continuation are encoded as one text, since tokens may merge across the border. What is scored begins
+    where the first of the encodings leaves the prompt's own, at the same token for all options: so no option has a
+    token more or less of the prompt counted.
+
+    Args:
+        encoder: the model's vocabulary.
+        prompt: text before the options.
+        continuations: one text an option.
+        before: ids put in front of the prompt (BOS, or nothing).
+        length: targets that fit in a row; of a longer prompt the end is kept, and `before`.
+
+    Raises:
+        UserError: an option alone is longer than a row.
+    """
+    encoded = encoder.encode_batch([prompt, *(prompt + continuation for continuation in continuations)])
+    alone, *wholes = [ids.astype(np.int32) for ids in encoded]
+    border = min(common_prefix(alone, whole) for whole in wholes)
+    head = np.asarray(before, np.int32)
+    if not border and not len(head):
+        mend = "give a template with some text before the option"
+        raise UserError("the prompt has no token of its own", "protocol", mend)
+    made = []
+    for whole, text in zip(wholes, continuations, strict=True):
+        scored = len(whole) - border
+        room = length + 1 - len(head) - scored
+        if room < (0 if len(head) else 1):
+            what = f"an option has {scored} tokens, a row {length}"
+            raise UserError(what, "evaluate.sequence_length", f"give at least {2 * scored}")
+        context = whole[max(0, border - room) : border]
+        tokens = np.concatenate([head, context, whole[border:]])
+        made.append(
+            Request(tokens=tokens, start=len(tokens) - scored, bytes=len(text.encode()), cut=len(context) < border)
+        )
+    return made
+
+
+def common_prefix(a: np.ndarray, b: np.ndarray) -> int:
+    """How many leading tokens two arrays share."""
+    n = min(len(a), len(b))
+    differing = np.flatnonzero(a[:n] != b[:n])
+    return int(differing[0]) if len(differing) else n

@@ -1,0 +1,240 @@
+"""Runs an evaluation: opens what is asked for, judges child and parent alike, keeps the result in one JSON file.
+
+Two runs with the same identity (models, data, prompts, limits) give the same file; another identity never overwrites
+it unasked. How numbers become a result is `summary.py`'s.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from t_elaine import paths
+from t_elaine.checkpoints import reading
+from t_elaine.data.store import Store, open_store
+from t_elaine.data.vocabulary import Vocabulary
+from t_elaine.errors import UserError
+from t_elaine.evaluation import bits_per_byte, protocols, scoring, suites
+from t_elaine.evaluation.bits_per_byte import Document, Held
+from t_elaine.evaluation.engines import Engine, Model, make_engine, score
+from t_elaine.evaluation.protocols import LikelihoodProtocol, Request
+from t_elaine.evaluation.suites import Suite
+from t_elaine.model.config import ComputeConfig
+
+FORMAT = 1
+Done = Callable[[int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Material:
+    """What models are judged on. `held`: a list of documents a store."""
+
+    stores: tuple[Store, ...]
+    held: tuple[list[Document], ...]
+    split: str
+    suites: tuple[Suite, ...]
+    protocol: LikelihoodProtocol
+    limit: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExamScores:
+    """A model's scores on one exam: by way of scoring, a list of options' scores a question; prompts that were cut."""
+
+    scores: dict[str, list[list[float]]]
+    cut: int
+    first_prompt_ids: list[int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """All that was measured on one model."""
+
+    model: Model
+    held: list[Held]
+    exams: list[ExamScores]
+
+
+def gather(stores: Sequence[str], exams: Sequence[str], split: str, limit: int, protocol: str) -> Material:
+    """Open stores and exams. `limit`: documents of each store and questions of each exam, 0 for all.
+
+    Raises:
+        UserError: nothing to judge by, or a store or exam that cannot be read.
+    """
+    if not stores and not exams:
+        raise UserError("there is nothing to judge by", "evaluate", "give --stores=FOLDER,… or --exams=samples/en,…")
+    opened = tuple(open_store(folder) for folder in stores)
+    return Material(
+        stores=opened,
+        held=tuple(bits_per_byte.documents(store, split, limit) for store in opened),
+        split=split,
+        suites=tuple(suites.load_suite(spec, limit) for spec in exams),
+        protocol=protocols.load_protocol(protocol),
+        limit=limit,
+    )
+
+
+def judge(
+    model: Model,
+    material: Material,
+    mesh: Mesh,
+    compute: ComputeConfig,
+    *,
+    batch_rows: int,
+    length: int,
+    console: Console,
+) -> Judged:
+    """Load a model and score everything; its parameters are freed at the end.
+
+    Raises:
+        UserError: a store was made with another vocabulary, or the model cannot take rows of this length.
+    """
+    for store in material.stores:
+        check_vocabulary(store, model)
+    exams = [exam_requests(model.vocabulary, suite, material.protocol, length) for suite in material.suites]
+    engine = make_engine(model.load(mesh), model.config, compute, mesh, batch_rows=batch_rows, length=length)
+    total = sum(len(document.tokens) for held in material.held for document in held)
+    total += sum(len(request.tokens) for exam in exams for request in exam.flat())
+    special = np.zeros(max(model.vocabulary.size, 1), bool)
+    special[list(model.vocabulary.special_ids)] = True
+    byte_lengths = model.vocabulary.byte_lengths()
+    with _progress(console, f"scoring {model.path}", total) as done:
+        held = [
+            bits_per_byte.measure(engine, store.name, documents, special, byte_lengths, done)
+            for store, documents in zip(material.stores, material.held, strict=True)
+        ]
+        scored = [sit(engine, suite, exam, done) for suite, exam in zip(material.suites, exams, strict=True)]
+    return Judged(model=model, held=held, exams=scored)
+
+
+def check_vocabulary(store: Store, model: Model) -> None:
+    """Refuse to score tokens of one vocabulary with a model of another."""
+    theirs, ours = store.vocabulary["sha256"], model.vocabulary.sha256
+    if theirs != ours:
+        what = f"the store was made with the vocabulary {theirs[:16]}…, {model.path} has {ours[:16]}…"
+        raise UserError(what, str(store.folder), "prepare the held-out text again with this model's vocabulary")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExamRequests:
+    """The requests of one exam: by way of asking, a list of options' requests a question."""
+
+    ways: dict[str, list[list[Request]]]
+
+    def flat(self) -> list[Request]:
+        return [request for questions in self.ways.values() for options in questions for request in options]
+
+
+def exam_requests(vocabulary: Vocabulary, suite: Suite, protocol: LikelihoodProtocol, length: int) -> ExamRequests:
+    """Token rows of an exam for a vocabulary, with its BOS in front if it has one."""
+    before = [] if vocabulary.bos is None else [vocabulary.bos]
+    ways: dict[str, list[list[Request]]] = {}
+    for way in protocols.WAYS:
+        ways[way] = [
+            protocols.requests(
+                vocabulary,
+                *protocols.texts(protocol, way, suite.language, question),
+                before=before,
+                length=length,
+            )
+            for question in suite.questions
+        ]
+    return ExamRequests(ways=ways)
+
+
+def sit(engine: Engine, suite: Suite, exam: ExamRequests, done: Done = lambda tokens: None) -> ExamScores:
+    """Score an exam: log-likelihoods of all options, then the three scores a question."""
+    flat = exam.flat()
+    results = score(engine, [request.tokens for request in flat], done)
+    likelihood: dict[str, list[list[float]]] = {}
+    for way, questions in exam.ways.items():
+        likelihood[way] = [
+            [-float(next(results)[request.start - 1 :].astype(np.float64).sum()) for request in options]
+            for options in questions
+        ]
+    scores: dict[str, list[list[float]]] = {}
+    for i in range(len(suite.questions)):
+        options = exam.ways["text"][i]
+        made = scoring.option_scores({way: likelihood[way][i] for way in likelihood}, [r.bytes for r in options])
+        for name, values in made.items():
+            scores.setdefault(name, []).append(values)
+    return ExamScores(scores=scores, cut=sum(request.cut for request in flat), first_prompt_ids=flat[0].tokens.tolist())
+
+
+def identity(material: Material, models: Sequence[Model], settings: dict[str, Any]) -> dict[str, Any]:
+    """What a result depends on: digests of models and data, and `settings`; not the mesh nor the rows at a time."""
+    return {
+        "format": FORMAT,
+        "models": [model.identity for model in models],
+        "stores": {store.name: _digest(store.manifest) for store in material.stores},
+        "split": material.split,
+        "exams": {suite.name: suite.sha256 for suite in material.suites},
+        "protocol": material.protocol.sha256,
+        "limit": material.limit,
+        **settings,
+    }
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def result_path(model: Model, name: str, to: str) -> str:
+    """Where a result goes: `to`, or the run folder's evaluation/; `name`, or the step.
+
+    Raises:
+        UserError: the model is no run folder and `to` is not given.
+    """
+    folder = to
+    if not to:
+        if model.kind != "run":
+            what = f"{model.path} is no run folder, so the result has no place of its own"
+            raise UserError(what, "evaluate.to", "give --to=FOLDER for the result")
+        folder = paths.join(reading.resolve(model.path)[0], "evaluation")
+    return paths.join(folder, f"{name or f'step-{model.step}'}.json")
+
+
+def existing(path: str, wanted: dict[str, Any], overwrite: bool) -> dict[str, Any] | None:
+    """The result that already stands at `path` if it is of the same identity; None where there is none to keep.
+
+    Raises:
+        UserError: a result of another identity stands there, or something that is no result.
+    """
+    if overwrite or not paths.exists(path):
+        return None
+    mend = "give --overwrite to replace it, or --name=OTHER to keep both"
+    try:
+        result = json.loads(paths.read_text(path))
+        found = result["identity"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError("the file there is no evaluation result", path, mend) from error
+    if found == wanted:
+        return dict(result)
+    keys = [key for key in {**found, **wanted} if found.get(key) != wanted.get(key)]
+    raise UserError(f"a result of another evaluation stands there; different: {', '.join(keys)}", path, mend)
+
+
+def save(path: str, result: dict[str, Any]) -> None:
+    """Write a result whole or not at all."""
+    paths.make_folder(path.rpartition("/")[0])
+    paths.write_text(path, json.dumps(result, ensure_ascii=False, indent=1) + "\n")
+
+
+@contextmanager
+def _progress(console: Console, label: str, total: int) -> Iterator[Done]:
+    """A bar on a terminal, one line elsewhere."""
+    if not console.is_terminal:
+        console.print(f"{label}: {total:,} tokens", highlight=False, soft_wrap=True)
+        yield lambda tokens: None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f}%"))
+    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
+        task = bar.add_task(label, total=total)
+        yield lambda tokens: bar.advance(task, tokens)

@@ -1,0 +1,72 @@
+"""A result as tables that fit a terminal of 80 columns. Prints what the result file says and computes nothing."""
+
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+LABELS = {"store": "corpus", "language": "language", "category": "language, category"}
+
+
+def show(result: dict[str, Any], console: Console) -> None:
+    """Print bits-per-byte and exam scores, child beside parent."""
+    both = "parent" in result["models"]
+    for level, label in LABELS.items():
+        rows = [row for row in result["bits_per_byte"] if row["level"] == level and "child" in row]
+        if rows:
+            console.print(_bits(rows, label, both))
+    if result["exams"]:
+        console.print(_exams(result["exams"], both))
+    if result["bits_per_byte"] or result["exams"]:
+        console.print("[dim]brackets: 95 % bootstrap intervals; Δ: child − parent, paired[/dim]")
+
+
+def _table(title: str, label: str, both: bool, extra: tuple[str, ...]) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column(label, overflow="fold")
+    for name in (*extra, "child", *(("parent", "Δ") if both else ())):
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+def _bits(rows: list[dict[str, Any]], label: str, both: bool) -> Table:
+    table = _table(f"bits per byte by {label} (lower is better)", label, both, ("bytes",))
+    for row in rows:
+        name = row.get("store") or ", ".join(row[key] for key in ("language", "category") if key in row)
+        cells = [interval(row["child"], 3)]
+        if both:
+            cells += [f"{row['parent']['value']:.3f}", interval(row["difference"], 3, signed=True)]
+        table.add_row(name, amount(row["bytes"]), *cells)
+    return table
+
+
+def _exams(exams: list[dict[str, Any]], both: bool) -> Table:
+    table = _table("exams by option likelihood, % right", "exam", both, ("n", "chance", "most"))
+    for exam in exams:
+        for i, name in enumerate((exam["headline"], *(n for n in exam["scores"] if n != exam["headline"]))):
+            score = exam["scores"][name]
+            cells = [interval(score["child"], 1, 100)]
+            if both:
+                cells += [f"{100 * score['parent']['value']:.1f}", interval(score["difference"], 1, 100, True)]
+            lines = (str(exam["questions"]), f"{100 * exam['chance']:.0f}", f"{100 * exam['majority']['accuracy']:.0f}")
+            if i == 0:
+                table.add_row(exam["suite"], *(lines), *([""] * len(cells)))
+            table.add_row(f"  {name.replace('_', ' ')}", "", "", "", *cells)
+    return table
+
+
+def interval(value: dict[str, float], digits: int, factor: float = 1.0, signed: bool = False) -> str:
+    """A value with its interval: 1.234 [1.200–1.270]; a signed one: −0.020 [−0.031 +0.002]."""
+    sign = "+" if signed else ""
+    shown = [f"{factor * value[name]:{sign}.{digits}f}".replace("-", "−") for name in ("value", "low", "high")]
+    return f"{shown[0]} \\[{shown[1]}{' ' if signed else '–'}{shown[2]}]"
+
+
+def amount(n: float) -> str:
+    """A count in three digits: 812, 4.1k, 12M."""
+    for unit in ("", "k", "M", "G"):
+        if abs(n) < 1000:
+            return f"{n:.0f}{unit}" if unit == "" or n >= 100 else f"{n:.1f}{unit}"
+        n /= 1000
+    return f"{n:.0f}T"

@@ -1,0 +1,96 @@
+"""The command: a result file with parent beside child, kept, refused and replaced as it should be."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from t_elaine.errors import UserError
+from t_elaine.evaluate import evaluate
+from t_elaine.model.config import ComputeConfig
+from t_elaine.parallel.mesh import MeshConfig
+from tests.evaluation.making import make_run, make_store, make_vocabulary
+
+SMALL = {"sequence_length": 256, "limit": 4, "batch_rows": 8, "resamples": 100}
+SETTINGS = SMALL | {
+    "mesh": MeshConfig(fsdp=8),
+    "compute": ComputeConfig(dtype="float32", remat="none", loss_chunk=64),
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("command")
+    vocabulary = make_vocabulary(folder / "vocabulary")
+    make_run(folder / "child", vocabulary, seed=0, step=7)
+    make_run(folder / "parent", vocabulary, seed=1, step=0)
+    make_store(folder / "held", vocabulary)
+    arguments = {"parent": str(folder / "parent"), "stores": (str(folder / "held"),)}
+    assert evaluate(checkpoint=str(folder / "child"), **arguments, **SETTINGS) == 0
+    return folder
+
+
+def read(place: Path, name: str = "step-7") -> dict:
+    return json.loads((place / "child" / "evaluation" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def test_the_result_holds_child_parent_and_difference(place: Path) -> None:
+    result = read(place)
+    assert result["models"]["child"]["step"] == 7 and result["models"]["parent"]["step"] == 0
+    levels = {
+        (row["level"], row.get("store"), row.get("language"), row.get("category")) for row in result["bits_per_byte"]
+    }
+    assert {
+        ("store", "held", None, None),
+        ("language", None, "ja", None),
+        ("category", None, "zh", "general"),
+    } <= levels
+    for row in result["bits_per_byte"]:
+        gap = row["child"]["value"] - row["parent"]["value"]
+        assert row["difference"]["value"] == pytest.approx(gap, abs=3e-6)
+        assert row["child"]["low"] <= row["child"]["value"] <= row["child"]["high"]
+        assert row["child"]["value"] != row["parent"]["value"]
+    assert [exam["suite"] for exam in result["exams"]] == ["samples/en", "samples/ja", "samples/zh"]
+    for exam in result["exams"]:
+        assert exam["questions"] == 4 and len(exam["items"]) == 4 and len(exam["samples"]) == 4
+        assert exam["first_prompt_ids"]["child"].count(0) == 1, "one BOS"
+    assert "心" in json.dumps(read(place), ensure_ascii=False) or result["exams"][1]["samples"][0]["question"]
+
+
+def test_the_same_again_is_read_and_not_computed(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (place / "child" / "evaluation" / "step-7.json").stat().st_mtime_ns
+    arguments = {"parent": str(place / "parent"), "stores": (str(place / "held"),)}
+    evaluate(checkpoint=str(place / "child"), **arguments, **SETTINGS)
+    printed = capsys.readouterr().out
+    assert "scoring" not in printed and "bits per byte" in printed
+    assert max(len(line) for line in printed.splitlines()) <= 80, "wider than a terminal"
+    assert (place / "child" / "evaluation" / "step-7.json").stat().st_mtime_ns == before
+
+
+def test_another_evaluation_does_not_overwrite_unasked(place: Path) -> None:
+    before = read(place)
+    other = SETTINGS | {"limit": 2}
+    arguments = {"checkpoint": str(place / "child"), "exams": ("samples/en",)}
+    with pytest.raises(UserError, match=r"different: models, stores, exams, limit"):
+        evaluate(**arguments, **other)
+    assert read(place) == before
+    assert evaluate(**arguments, **other, name="small") == 0
+    assert "parent" not in read(place, "small")["models"]
+    again = other | {"seed": 1}
+    assert evaluate(**arguments, **again, name="small", overwrite=True) == 0
+    assert read(place, "small")["identity"]["seed"] == 1
+
+
+def test_what_does_not_fit_together_is_refused(place: Path, tmp_path: Path) -> None:
+    vocabulary = make_vocabulary(tmp_path / "other")
+    text = (tmp_path / "other" / "tokenizer.json").read_text(encoding="utf-8")
+    (tmp_path / "other" / "tokenizer.json").write_text(text + " ", encoding="utf-8")
+    from t_elaine.data.vocabulary import load_vocabulary
+
+    other = make_store(tmp_path / "held", load_vocabulary(vocabulary.path))
+    with pytest.raises(UserError, match="the store was made with the vocabulary"):
+        evaluate(checkpoint=str(place / "child"), stores=(str(other),), exams=(), name="x", **SETTINGS)
+    with pytest.raises(UserError, match="nothing to judge by"):
+        evaluate(checkpoint=str(place / "child"), exams=(), **SETTINGS)
+    with pytest.raises(UserError, match="no such run folder"):
+        evaluate(checkpoint=str(tmp_path / "nowhere"), **SETTINGS)
