@@ -79,14 +79,19 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        failed: UserError | None = None
         try:
             self.wait()
         except UserError as error:
-            if kind is None:
-                raise
-            self._say(error.text())  # what ended the run is told by the exception already on its way
-        finally:
+            failed = error
+        try:
             self._manager.close()
+        except (OSError, ValueError, RuntimeError) as error:  # the manager tells a failed save a second time
+            failed = failed or UserError(f"the last checkpoint could not be saved: {error}", self._run_dir)
+        if failed is not None and kind is None:
+            raise failed
+        if failed is not None:
+            self._say(failed.text())  # what ended the run is told by the exception already on its way
 
     def due(self, step: int) -> bool:
         """True if a checkpoint belongs at this step."""
