@@ -90,7 +90,7 @@ def of_the_machine(error: OSError) -> UserError | None:
 def _run(
     command: str, arguments: list[str], flags: Sequence[str], positional: str, file_flags: Sequence[str] = ()
 ) -> int:
-    from t_elaine.config import gin_files, help_text, lint, settings
+    from t_elaine.config import gin_files, help_text, lint, reach, settings
 
     if "--help" in arguments or "-h" in arguments:
         print(help_text.command_help(command, flags, positional))
@@ -100,11 +100,12 @@ def _run(
     sys.path.insert(0, os.getcwd())  # --module names a user's own file beside the gin files
     for module in modules:
         import_module(module)
-    for line in lint.check(command, gin_files.statements(files, bindings)):
+    statements = gin_files.statements(files, bindings)
+    for line in lint.check(command, statements):
         print(line, file=sys.stderr)
     configured = settings.register()
     gin_files.apply(files, bindings)
-    extra: dict[str, Any] = {"argv": tuple(arguments), "config_text": gin_files.text_in_force()}
+    extra: dict[str, Any] = {"argv": tuple(arguments), "config_text": reach.text_in_force(command, statements)}
     known = inspect.signature(root).parameters
     given = configured[command]() | {name: value for name, value in extra.items() if name in known}
     result = root(**given)

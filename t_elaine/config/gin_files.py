@@ -8,6 +8,7 @@ import difflib
 import hashlib
 import os
 import re
+import tokenize
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -177,10 +178,10 @@ def _read_text(text: str, source: str, rank: int, stack: tuple[str, ...], flag: 
                         f"{source}:{line}",
                         "name your tasks with --module=… instead",
                     )
-    except SyntaxError as error:
+    except (SyntaxError, tokenize.TokenError) as error:
         location: Any = error.args[1] if len(error.args) > 1 else None
-        line = getattr(location, "line_num", None) or error.lineno or 0
-        content = (getattr(location, "line_content", "") or error.text or "").strip()
+        line = getattr(location, "line_num", None) or (location[0] if isinstance(location, tuple) else 0) or 0
+        content = (getattr(location, "line_content", "") or getattr(error, "text", "") or "").strip()
         raise UserError(
             f"not gin syntax: {error.args[0]}" + (f"   in: {content}" if content else ""),
             source if flag else f"{source}:{line}",
@@ -197,11 +198,6 @@ def apply(files: Sequence[str], bindings: Sequence[str]) -> None:
     gin.clear_config()
     gin.add_config_file_search_path(os.fspath(shipped("gin_configs")))
     gin.parse_config_files_and_bindings(list(files), list(bindings), finalize_config=True, skip_unknown=False)
-
-
-def text_in_force() -> str:
-    """The merged configuration as one gin file (every binding, defaults left out)."""
-    return str(gin.config_str(max_line_length=120))
 
 
 def digest(text: str) -> str:

@@ -14,12 +14,12 @@ from typing import Any
 
 from t_elaine.config import gin_files, reach, settings, types
 from t_elaine.config.gin_files import MacroUse, Reference, RepeatedKeys, Statement
-from t_elaine.config.written import near, parts, show
+from t_elaine.config.written import near, nearest, parts, show
 from t_elaine.errors import UserError
 from t_elaine.paths import shipped
 
 # A fragment is checked together with a recipe that it completes.
-COMPANIONS = {"models": "cpt.gin", "hardware": "cpt.gin", "sweeps": "cpt.gin"}
+COMPANIONS = {"models": "cpt.gin", "hardware": "cpt.gin", "sweeps": "cpt.gin", "quickstart.gin": "cpt.gin"}
 
 # gin's own constant for "must be given by a later file or a flag".
 REQUIRED = MacroUse("gin.REQUIRED")
@@ -74,7 +74,7 @@ def _name_faults(statement: Statement, known: Known, macros: dict[str, Statement
     found = []
     if statement.parameter and statement.selector not in known:
         what = f"{key}: nothing is called {statement.selector!r}"
-        found.append(Fault(what, place, near(statement.selector, known)))
+        found.append(Fault(what, place, near(statement.selector.split(".")[-1], known)))
     elif statement.parameter:
         names = settings.parameters(known[statement.selector])
         if statement.parameter not in names:
@@ -123,13 +123,16 @@ def _repeated_keys(statement: Statement) -> list[Fault]:
 
 
 def _unused_macros(statements: Sequence[Statement]) -> list[Fault]:
-    used = {p.name for s in statements for p in parts(s.value) if isinstance(p, MacroUse)}
+    uses = {p.name: s for s in statements for p in parts(s.value) if isinstance(p, MacroUse)}
     defined = {s.key: s for s in statements if not s.parameter}
-    return [
-        Fault(f"{name} = {show(s.value)}: no binding uses this macro", s.place, near(name, used))
-        for name, s in defined.items()
-        if name not in used
-    ]
+    open_uses = {name: s for name, s in uses.items() if name not in defined}
+    found = []
+    for name, s in defined.items():
+        if name not in uses:
+            meant = nearest(name, open_uses) or nearest(name, uses)
+            mend = f"did you mean {meant}, which {uses[meant].place} asks for?" if meant else "take the line out"
+            found.append(Fault(f"{name} = {show(s.value)}: no binding uses this macro", s.place, mend))
+    return found
 
 
 def _circles(macros: dict[str, Statement]) -> list[Fault]:
@@ -169,9 +172,12 @@ def _idle_fault(s: Statement, statements: Sequence[Statement], known: Known) -> 
     if outdone:
         what = f"{s.key} = {show(s.value)} never takes effect: {outdone[0].key} ({outdone[0].place}) outdoes it"
         return Fault(what, s.place, f"bind {outdone[0].key} instead, or take the line out")
-    scopes = sorted({"/".join(state[0]) for state in bound if state[0]})
     if bound:
-        mend = near(s.scope, scopes) if scopes else f"take the scope out: {s.selector}.{s.parameter}"
+        entered = {"/".join(state[0]) for state in bound if state[0]}
+        by = {p.scope: o.place for o in statements for p in parts(o.value) if isinstance(p, Reference) and p.scope}
+        meant = nearest(s.scope, entered)
+        mend = f"did you mean {meant}{', which ' + by[meant] + ' enters' if meant in by else ''}?" if meant else ""
+        mend = mend or f"take the scope out: {s.selector}.{s.parameter}"
         return Fault(f"{s.key}: nothing enters the scope {s.scope!r}", s.place, mend)
     what = f"{s.key} = {show(s.value)} is read by no command: nothing refers to @{s.selector}()"
     return Fault(
@@ -198,16 +204,22 @@ def _axis_faults(statements: Sequence[Statement], known: Known, macros: dict[str
         for value in _through(bound["values"].value, macros):
             trial = gin_files.binding(f"{key} = 0", bound["values"].source, rank)
             trial = replace(trial, value=value, line=bound["values"].line)
-            named = replace(trial, value=None, line=bound["name"].line, source=bound["name"].source)
-            tried = [*statements, trial]
-            fault = _name_faults(named, known, macros) or _type_faults(trial, known, macros)
-            fault = fault or [
-                _idle_fault(s, tried, known) for s in reach.idle(tried, list(settings.ROOTS)) if s is trial
-            ]
-            if not trial.parameter and trial.key not in macros:
-                fault = [Fault(f"axis {key}: no such macro", bound["name"].place, near(trial.key, macros))]
-            found += [f for f in fault if f not in found]
+            told = _trial_faults(trial, bound["name"], statements, known, macros)
+            found += [fault for fault in told if fault not in found]
     return found
+
+
+def _trial_faults(
+    trial: Statement, name: Statement, statements: Sequence[Statement], known: Known, macros: dict[str, Statement]
+) -> list[Fault]:
+    if not trial.parameter:
+        if trial.key not in macros:
+            return [Fault(f"axis {trial.key}: no such macro", name.place, near(trial.key, macros))]
+        return [fault for s in statements for fault in _type_faults(s, known, macros | {trial.key: trial})]
+    named = replace(trial, value=None, line=name.line, source=name.source)
+    told = _name_faults(named, known, macros) or _type_faults(trial, known, macros)
+    tried = [*statements, trial]
+    return told or [_idle_fault(s, tried, known) for s in reach.idle(tried, list(settings.ROOTS)) if s is trial]
 
 
 def _through(value: Any, macros: dict[str, Statement]) -> Any:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from t_elaine.config.gin_files import MacroUse, Reference, Statement
-from t_elaine.config.written import parts
+from t_elaine.config.written import parts, show
 
 Scope = tuple[str, ...]
 Key = tuple[Scope, str, str]
@@ -82,3 +82,19 @@ def idle(statements: Sequence[Statement], roots: Sequence[str]) -> list[Statemen
         if s.parameter
         and not any((scope_of(s.scope), s.selector, s.parameter) in working[rank] for rank in working if rank >= s.rank)
     ]
+
+
+def text_in_force(command: str, statements: Sequence[Statement]) -> str:
+    """The settings that a command reads, as one gin file: each with the value in force, defaults left out."""
+    force = in_force(statements)
+    read = {s.key: s for bound in states(statements, [command]).values() for s in bound.values()}
+    macros: dict[str, Statement] = {}
+    waiting = list(read.values())
+    while waiting:
+        for part in parts(waiting.pop().value):
+            if isinstance(part, MacroUse) and part.name not in macros:
+                *scope, name = part.name.split("/")
+                macros[part.name] = force[tuple(scope), name, ""]
+                waiting.append(macros[part.name])
+    lines = [f"{key} = {show(s.value)}" for found in (macros, read) for key, s in sorted(found.items())]
+    return "\n".join([f"# What t-elaine {command} reads; what stands here nowhere has its default.", *lines, ""])

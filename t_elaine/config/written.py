@@ -34,13 +34,17 @@ def show(value: Any) -> str:
     return repr(value)
 
 
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The name that was probably meant, "" if none is like it."""
+    names = sorted(known)
+    found = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return next(iter([*found, *(other for other in names if other.lower() == name.lower())]), "")
+
+
 def near(name: str, known: Iterable[str]) -> str:
     """A hint: the name that was probably meant, else what there is."""
     names = sorted(known)
-    found = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    found = found or [other for other in names if other.lower() == name.lower()]
+    found = nearest(name, names)
     if found:
-        return f"did you mean {found[0]}?"
-    if not names:
-        return "take the line out"
-    return f"known: {', '.join(names[:20])}{', …' if len(names) > 20 else ''}"
+        return f"did you mean {found}?"
+    return f"known: {', '.join(names[:20])}{', …' if len(names) > 20 else ''}" if names else "take the line out"
