@@ -53,8 +53,8 @@ class Mixture:
         defaults: file of a SeqIO mixture's default weights that `prepare` wrote (mixtures/<name>.json).
         alpha: with neither weights nor defaults: a language's share ∝ tokens^alpha, within it ∝ tokens; 1 or None is no
             change, 0.7 lifts the small languages (recipe elaine_cpt).
-        max_epochs: likewise, with `planned_tokens`: no store is passed more often than this; the excess goes to the other
-            stores of its language, then to the other languages. Replay stores are left as they are.
+        max_epochs: likewise, with `planned_tokens`: no store is passed more often than this; the excess goes to other
+            stores of its language, then to other languages. Replay stores are left as they are.
         planned_tokens: length of the run in tokens; only `max_epochs` needs it.
         replay: general text.
         phases: other weights from later tokens on.

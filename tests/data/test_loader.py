@@ -24,7 +24,10 @@ MIXTURE = Mixture(
     stores=(),
     weights={"a": 2, "b": 1},
     replay=Replay(stores={"en": "gen"}, shares={"en": 0.1}),
-    phases=(Phase(from_tokens=5 * A * B * T, weights={"a": 1, "b": 4}),),
+    phases=(
+        Phase(from_tokens=5 * A * B * T, weights={"a": 1, "b": 4}),
+        Phase(from_tokens=10 * A * B * T, weights={"a": 1, "b": 1}),
+    ),
     sequence_length=T,
     batch_tokens=A * B * T,
     window_tokens=1000,
@@ -117,21 +120,29 @@ def source_rows(of, rows):
 def test_adding_a_source_leaves_the_other_sources_rows_and_their_order():
     bare = dataclasses.replace(MIXTURE, weights=None, replay=None, phases=())
     two, three = source_rows(plan(bare, ("a", "b")), 60), source_rows(plan(bare), 90)
+    first = source_rows(plan_rows(bare, stores("a", "b", "gen")[::-1]), 90)
     for name in ("a", "b"):
-        n = min(len(two[name]), len(three[name]))
-        assert n > 15 and (two[name][:n] == three[name][:n]).all()
+        for other in (three, first):
+            n = min(len(two[name]), len(other[name]))
+            assert n > 15 and (two[name][:n] == other[name][:n]).all()
+
+
+def test_sources_of_equal_text_have_orders_of_their_own():
+    bare = dataclasses.replace(MIXTURE, weights=None, replay=None, phases=())
+    twins = source_rows(plan_rows(bare, [make_store(name, LENGTHS["a"]) for name in ("a", "twin")]), 40)
+    assert not (twins["a"] == twins["twin"]).all()
 
 
 def test_phases_change_weights_at_their_row_and_sources_go_on_where_they_were():
     of = plan()
-    first = 5 * A * B
-    before, after = of.counts(first), of.counts(first + 1000) - of.counts(first)
-    assert np.abs(before - first * np.array([0.6, 0.3, 0.1])).max() <= of.phases[0].shares.bound
-    assert np.abs(after - 1000 * np.array([0.18, 0.72, 0.1])).max() <= of.phases[1].shares.bound
-    source_rows(of, first + 200)  # asserts that each source's rows are consecutive across the border
+    borders = [0, 5 * A * B, 10 * A * B, 1000]
+    weights = np.array([[0.6, 0.3, 0.1], [0.18, 0.72, 0.1], [0.45, 0.45, 0.1]])
+    for start, stop, weight, phase in zip(borders[:-1], borders[1:], weights, of.phases, strict=True):
+        given = of.counts(stop) - of.counts(start)
+        assert np.abs(given - (stop - start) * weight).max() <= phase.shares.bound
+    together = source_rows(of, 300)  # asserts that each source's rows are consecutive across the borders
     single = plan(dataclasses.replace(MIXTURE, phases=()))
-    together = source_rows(of, first + 200)
-    for name, rows in source_rows(single, first + 200).items():
+    for name, rows in source_rows(single, 300).items():
         n = min(len(rows), len(together[name]))
         assert (rows[:n] == together[name][:n]).all()
 
@@ -227,6 +238,7 @@ def test_validation_rows_hold_each_document_once(max_tokens):
     for s in sets:
         rows = s.rows
         learnt = rows["weights"] > 0
+        assert len(rows["tokens"]) == max(1, -(-(s.tokens - 1) // T))
         # All documents' tokens but their first, each once; nothing else.
         counts = Counter(rows["targets"][learnt].tolist())
         assert set(counts.values()) <= {1}
@@ -253,6 +265,13 @@ def test_validation_rows_hold_each_document_once(max_tokens):
             if x.store == s.store and x.group == s.group
         )
         assert equal(again.rows, rows)
+
+
+@pytest.mark.parametrize(("tokens", "rows"), [(1, 1), (T, 1), (T + 1, 1), (T + 2, 2), (2 * T + 1, 2)])
+def test_validation_begins_no_row_that_predicts_nothing(tokens, rows):
+    held = make_store("v", [[tokens]], split="validation")
+    [found] = validation_rows([held], T, held.groups)
+    assert len(found.rows["tokens"]) == rows and found.rows["weights"].sum() == tokens - 1
 
 
 @pytest.mark.parametrize("packing", ["split", "whole"])

@@ -142,6 +142,19 @@ def test_epochs_and_seeds_differ():
     assert set(first.reshape(-1).tolist()) == set(second.reshape(-1).tolist())
 
 
+def test_documents_are_shuffled_anew_every_epoch():
+    # One window, one row an epoch: only the order of the documents can differ.
+    store = make_store("s", [[10] * 30])
+    one, two = rows_of(split_rows(store, 300, window_tokens=10**6), store, 300, range(2))["tokens"]
+    assert sorted(one.tolist()) == sorted(two.tolist()) and not (one == two).all()
+
+
+def test_pieces_of_a_long_document_are_not_neighbours():
+    store = make_store("s", [[990]])
+    first = rows_of(split_rows(store, 10), store, 10, range(99))["tokens"][:, 0]
+    assert (np.abs(np.diff(first)) == 10).mean() < 0.1 and len(set(first.tolist())) == 99
+
+
 def test_neighbouring_documents_come_from_different_blocks():
     store = make_store("s", [[10] * 50] * 8)
     batch = rows_of(split_rows(store, 200, window_tokens=10**6), store, 200, range(20))
