@@ -10,9 +10,10 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 
@@ -47,29 +48,27 @@ class Work:
     partial: Path
     made_by: dict[str, Any]
     shards: tuple[Shard, ...]
-    lock: TextIO
 
 
 def plan_work(task: Task, making: Making, vocabulary: Vocabulary, stores: Path, overwrite: bool) -> Work | None:
     """Decide what is to be done for a task; None: the store is there, whole, and of this very making.
 
+    The caller is `holding` the store.
+
     Raises:
-        UserError: the store there is of another making (the difference is printed), another prepare is at work on it,
-            a source lacks a licence, or a setting is wrong.
+        UserError: the store there is of another making (the difference is printed), a source lacks a licence, or a
+            setting is wrong.
     """
     for source in task.sources:
         check_source(source, making.allowed_licences)
     if not 0 <= making.validation_share < 1 or not 0 <= making.max_rejected_share <= 1:
         raise UserError("shares lie between 0 and 1", "prepare.validation_share, max_rejected_share", "0.01 is 1 %")
     final, partial = stores / task.name, stores / f".{task.name}.partial"
-    stores.mkdir(parents=True, exist_ok=True)
-    lock = _lock(stores / f".{task.name}.lock")
     _finish_commit(final, partial)
     pieces = plan_pieces(task, making.data_root, making.shards)
     identity = made_by(task, making, vocabulary, pieces, known_digests(final, partial))
     if final.is_dir() and not overwrite:
         same_or_refuse(read_manifest(final)["made_by"], identity, final)
-        _unlock(lock)
         return None
     _begin(partial, identity)
     shards = tuple(_shard(task, making, vocabulary, partial, i, len(pieces), part) for i, part in enumerate(pieces))
@@ -81,28 +80,26 @@ def plan_work(task: Task, making: Making, vocabulary: Vocabulary, stores: Path, 
         partial=partial,
         made_by=identity,
         shards=shards,
-        lock=lock,
     )
 
 
-def _lock(path: Path) -> TextIO:
-    """Hold the store for this process; the kernel lets go when the process ends, however it ends."""
-    file = open(path, "w")  # noqa: SIM115  held until the store is made
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # Whoever held it before may have removed the file between our two calls.
-        if os.fstat(file.fileno()).st_ino != path.stat().st_ino:
-            raise BlockingIOError
-    except (BlockingIOError, FileNotFoundError) as error:
-        file.close()
-        what = f"another prepare is at work on {path.name[1:].removesuffix('.lock')}"
-        raise UserError(what, str(path.parent), "wait until it ends") from error
-    return file
-
-
-def _unlock(file: TextIO) -> None:
-    Path(file.name).unlink(missing_ok=True)
-    file.close()
+@contextmanager
+def holding(stores: Path, name: str) -> Iterator[None]:
+    """Keep other processes from this store; the kernel lets go when the process ends, however it ends."""
+    stores.mkdir(parents=True, exist_ok=True)
+    path = stores / f".{name}.lock"
+    with open(path, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Whoever held it before may have removed the file between our two calls.
+            if os.fstat(file.fileno()).st_ino != path.stat().st_ino:
+                raise BlockingIOError
+        except (BlockingIOError, FileNotFoundError) as error:
+            raise UserError(f"another prepare is at work on {name}", str(stores), "wait until it ends") from error
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def _shard(
@@ -177,7 +174,6 @@ def seal(work: Work, reports: list[dict[str, Any]]) -> dict[str, Any]:
     write_manifest(work.partial, manifest)
     fault_point("prepare.after_marker")
     _finish_commit(work.final, work.partial)
-    _unlock(work.lock)
     return read_manifest(work.final)
 
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from t_elaine.data.assembly import Work, plan_work, seal
+from t_elaine.data.assembly import Work, holding, plan_work, seal
 from t_elaine.data.identity import Making
 from t_elaine.data.preparation import Shard, finished, prepare_shard
 from t_elaine.data.store import open_store, read_manifest, write_json
@@ -53,13 +53,16 @@ def prepare_stores(
         UserError: what a person can mend; finished shards are kept for the next run.
     """
     console = console or Console()
-    plans = {task.name: plan_work(task, making, vocabulary, stores, overwrite) for task in tasks}
-    works = [work for work in plans.values() if work is not None]
-    for name, work in plans.items():
-        if work is None:
-            console.print(f"{name}: up to date, nothing to do", highlight=False)
-    if works:
-        _make(works, workers or os.cpu_count() or 1, console)
+    with ExitStack() as held:
+        for task in tasks:
+            held.enter_context(holding(stores, task.name))
+        plans = {task.name: plan_work(task, making, vocabulary, stores, overwrite) for task in tasks}
+        works = [work for work in plans.values() if work is not None]
+        for name, work in plans.items():
+            if work is None:
+                console.print(f"{name}: up to date, nothing to do", highlight=False)
+        if works:
+            _make(works, workers or os.cpu_count() or 1, console)
     return [read_manifest(stores / task.name) for task in tasks]
 
 

@@ -1,0 +1,293 @@
+"""prepare: a store holds the reference ids of every good document, whoever made it, and is never taken for another."""
+
+import errno
+import io
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import small_tasks as small
+from rich.console import Console
+from small_vocabularies import SAMPLE_VOCABULARY, train_byte_level
+
+from t_elaine.data.chat import plain_chat, question_and_answer
+from t_elaine.data.identity import Making
+from t_elaine.data.store import Store, open_store, verify_store
+from t_elaine.data.texts import Task
+from t_elaine.data.vocabulary import load_vocabulary
+from t_elaine.data.workers import prepare_stores, report
+from t_elaine.errors import UserError
+
+MAKING = Making(validation_share=0.2, shards=3)
+
+
+def prepare(folder: Path, task: Task, making: Making = MAKING, workers: int = 1, **more: Any) -> tuple[Store, str]:
+    out = io.StringIO()
+    vocabulary = load_vocabulary(SAMPLE_VOCABULARY)
+    console = Console(file=out, width=80)
+    manifests = prepare_stores([task], vocabulary, folder, making, workers=workers, console=console, **more)
+    report(manifests, console)
+    return open_store(folder / task.name), out.getvalue()
+
+
+def documents(store: Store, *splits: str) -> dict[str, np.ndarray]:
+    found: dict[str, np.ndarray] = {}
+    for split in splits or ("train", "validation"):
+        for batch in store.batches(split):
+            pieces = np.split(batch.tokens, batch.offsets[1:-1])
+            found |= dict(zip(batch.ids(), pieces, strict=True))
+    return found
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    kept = [p for p in sorted(folder.rglob("*")) if p.is_file() and p.name != "sources.json"]
+    return {str(p.relative_to(folder)): p.read_bytes() for p in kept}
+
+
+def two_languages(folder: Path, count: int = 60) -> Task:
+    english = small.write_rows(folder / "en.jsonl", small.rows(count))
+    japanese = small.write_rows(folder / "ja.jsonl", small.rows(count, "ja"))
+    return small.task(
+        "both",
+        small.source(english, "english"),
+        small.source(japanese, "japanese", language="ja", category="guideline"),
+    )
+
+
+def test_the_store_holds_framed_reference_ids(tmp_path: Path) -> None:
+    store, printed = prepare(tmp_path / "stores", two_languages(tmp_path))
+    vocabulary = load_vocabulary(SAMPLE_VOCABULARY)
+    expected = {row["id"]: row["text"] for row in [*small.rows(60), *small.rows(60, "ja")]}
+    found = documents(store)
+    assert found.keys() == expected.keys()
+    for name, tokens in found.items():
+        assert tokens.tolist() == [vocabulary.bos, *vocabulary.encode(expected[name]).tolist(), vocabulary.eos]
+    assert store.groups == [("en", "textbook"), ("ja", "guideline")]
+    assert len(store.files("train")) == 3 and len(store.files("validation")) == 1
+    batch = store.batches("train")[0]
+    assert batch.trained is None and batch.bytes.tolist() == [len(expected[i].encode()) for i in batch.ids()]
+    assert "bytes/token" in printed and max(map(len, printed.split("\n"))) <= 80
+    verify_store(store.folder)
+
+
+def test_counts_are_those_of_the_files(tmp_path: Path) -> None:
+    store, _ = prepare(tmp_path / "stores", two_languages(tmp_path))
+    found = documents(store)
+    counts = store.manifest["counts"]
+    assert sum(c["documents"] for c in counts) == len(found) == 120
+    assert sum(c["tokens"] for c in counts) == sum(map(len, found.values()))
+    english = sum(c["bytes"] for c in counts if c["language"] == "en")
+    assert english == sum(len(row["text"]) for row in small.rows(60))
+
+
+def test_no_text_is_in_both_splits_and_the_share_is_kept(tmp_path: Path) -> None:
+    task = small.task("t", small.source(small.write_rows(tmp_path / "a.jsonl", small.rows(2000))))
+    store, _ = prepare(tmp_path / "stores", task)
+    train = np.concatenate([b.text_hash for b in store.batches("train")])
+    validation = np.concatenate([b.text_hash for b in store.batches("validation")])
+    assert not np.isin(validation, train).any() and 300 < len(validation) < 500
+    # The split is by text: another task puts the same text on the same side.
+    other, _ = prepare(tmp_path / "stores", small.task("u", *task.sources), Making(validation_share=0.2))
+    assert documents(other, "validation").keys() == documents(store, "validation").keys()
+
+
+def test_workers_make_the_same_files_and_import_no_jax(tmp_path: Path) -> None:
+    task = two_languages(tmp_path)
+    prepare(tmp_path / "one", task, workers=1)
+    prepare(tmp_path / "two", task, workers=2)
+    assert files(tmp_path / "one" / "both") == files(tmp_path / "two" / "both")
+    named = small.task("named", *task.sources, preprocessors=(small.name_modules,))
+    store, _ = prepare(tmp_path / "two", named, workers=2)
+    texts = {load_vocabulary(SAMPLE_VOCABULARY).decode(tokens[1:-1]) for tokens in documents(store).values()}
+    assert texts == {"modules:"}
+
+
+def test_a_second_run_does_nothing(tmp_path: Path) -> None:
+    task = two_languages(tmp_path)
+    store, _ = prepare(tmp_path / "stores", task)
+    before = {p: (p.stat().st_mtime_ns, p.stat().st_ino) for p in store.folder.rglob("*")}
+    _, printed = prepare(tmp_path / "stores", task)
+    assert "up to date" in printed
+    assert before == {p: (p.stat().st_mtime_ns, p.stat().st_ino) for p in store.folder.rglob("*")}
+    assert sorted(p.name for p in (tmp_path / "stores").iterdir()) == ["both"]
+
+
+def test_sources_may_move(tmp_path: Path) -> None:
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+        small.write_rows(tmp_path / name / "a.jsonl", small.rows(20))
+    task = small.task("t", small.source("{data_root}/a.jsonl"))
+    prepare(tmp_path / "stores", task, Making(data_root=str(tmp_path / "here")))
+    _, printed = prepare(tmp_path / "stores", task, Making(data_root=str(tmp_path / "there")))
+    assert "up to date" in printed
+
+
+@pytest.mark.parametrize("change", ["text", "framing", "share", "preprocessor", "field", "vocabulary", "licence"])
+def test_a_store_of_another_making_is_refused_with_the_difference(tmp_path: Path, change: str) -> None:
+    path = small.write_rows(tmp_path / "a.jsonl", small.rows(20))
+    task, making = small.task("t", small.source(path), preprocessors=(small.shout,)), Making()
+    store, _ = prepare(tmp_path / "stores", task, making)
+    old = files(store.folder)
+    vocabulary = load_vocabulary(SAMPLE_VOCABULARY)
+    if change == "text":
+        small.write_rows(path, small.rows(20, start=1))
+    elif change == "framing":
+        making = Making(before=())
+    elif change == "share":
+        making = Making(validation_share=0.5)
+    elif change == "preprocessor":
+        task = small.task("t", *task.sources, preprocessors=(small.whisper,))
+    elif change == "field":
+        task = small.task("t", small.source(path, text="body"), preprocessors=(small.shout,))
+    elif change == "licence":
+        task = small.task("t", small.source(path, licence="MIT"), preprocessors=(small.shout,))
+    else:
+        vocabulary = load_vocabulary(train_byte_level(tmp_path / "v", "gpt2"))
+    with pytest.raises(UserError, match="made from something else") as caught:
+        prepare_stores([task], vocabulary, tmp_path / "stores", making, workers=1, console=Console(file=io.StringIO()))
+    assert "→" in caught.value.what and "--overwrite" in caught.value.mend
+    assert files(store.folder) == old
+    if change not in ("field", "vocabulary"):
+        again, _ = prepare(tmp_path / "stores", task, making, overwrite=True)
+        assert files(again.folder)["manifest.json"] != old["manifest.json"]
+        verify_store(again.folder)
+
+
+def test_malformed_records_are_in_the_quarantine(tmp_path: Path) -> None:
+    bad = {4: "{", 9: '{"id": "x"}', 50: '{"text": ""}', 57: '{"text": "' + "long " * 100}
+    path = small.write_rows(tmp_path / "a.jsonl", small.rows(60), bad)
+    task = small.task("t", small.source(path), preprocessors=(small.refuse_third,))
+    store, printed = prepare(tmp_path / "stores", task, Making(shards=4, max_rejected_share=0.2))
+    entries = [json.loads(line) for line in (store.folder / "quarantine.jsonl").read_text().split("\n") if line]
+    lines = sorted(4 + i for i in (0, 10, 20, 30, 40) if i + 3 < 60)
+    assert sorted(e["line"] for e in entries) == sorted([i + 1 for i in bad] + [*lines, 54])
+    assert all(e["file"] == str(path) and e["reason"] and len(e["shown"]) <= 200 for e in entries)
+    assert sum(store.manifest["quarantine"].values()) == len(entries) == 10
+    assert "set aside" in printed and len(documents(store)) == 50
+
+
+def test_private_sources_show_no_text(tmp_path: Path) -> None:
+    secret = '{"id": "x", "body": "Taro Yamada, born 1950"}'
+    path = small.write_rows(tmp_path / "a.jsonl", small.rows(60), {7: secret, 8: "Taro Yamada"})
+    store, _ = prepare(
+        tmp_path / "stores", small.task("t", small.source(path, private=True)), Making(max_rejected_share=1)
+    )
+    content = (store.folder / "quarantine.jsonl").read_text()
+    assert "Taro" not in content and content.count('"hash"') == content.count('"length"') == 2
+
+
+def test_too_many_malformed_records_stop_the_run(tmp_path: Path) -> None:
+    path = small.write_rows(tmp_path / "a.jsonl", small.rows(60), {i: "{" for i in range(6)})
+    task = small.task("t", small.source(path))
+    with pytest.raises(UserError, match=r"6 of 60 .*10\.0%.*bad JSON"):
+        prepare(tmp_path / "stores", task, Making(shards=2, max_rejected_share=0.05))
+    assert not (tmp_path / "stores" / "t").exists()
+    store, printed = prepare(tmp_path / "stores", task, Making(shards=2, max_rejected_share=0.1))
+    assert len(documents(store)) == 54 and "resumed: 2 of 2" in printed
+
+
+def test_duplicates_are_counted_and_dropped_by_option(tmp_path: Path) -> None:
+    first = small.write_rows(tmp_path / "a.jsonl", [*small.rows(30), *small.rows(5)])
+    second = small.write_rows(tmp_path / "b.jsonl", [{**row, "id": "again" + row["id"]} for row in small.rows(40)])
+    task = small.task("t", small.source(first, "a"), small.source(second, "b"))
+    store, printed = prepare(tmp_path / "kept", task)
+    assert store.manifest["duplicates"] == {"texts": 35, "dropped": False} and "35 repeated texts" in printed
+    dropped, _ = prepare(tmp_path / "dropped", task, Making(validation_share=0.2, shards=3, drop_duplicates=True))
+    assert dropped.manifest["duplicates"] == {"texts": 35, "dropped": True}
+    expected = {f"en{i}" for i in range(30)} | {f"againen{i}" for i in range(30, 40)}
+    assert documents(dropped).keys() == expected
+    assert sum(c["documents"] for c in dropped.manifest["counts"]) == 40
+    verify_store(dropped.folder)
+
+
+def test_chat_is_trained_on_answers_only(tmp_path: Path) -> None:
+    rows = [
+        {"id": "a", "messages": [("system", "Be careful."), ("user", "発熱とは？"), ("assistant", "体温が高いこと。")]},
+        {
+            "id": "b",
+            "messages": [("user", "One?"), ("assistant", "1"), ("user", "Two?"), ("assistant", "2 "), ("user", "?")],
+        },
+    ]
+    for row in rows:
+        row["messages"] = [{"role": role, "content": content} for role, content in row["messages"]]
+    path = small.write_rows(tmp_path / "a.jsonl", rows)
+    task = small.task("t", small.source(path), preprocessors=(plain_chat,))
+    store, _ = prepare(tmp_path / "stores", task, Making(validation_share=0))
+    vocabulary = load_vocabulary(SAMPLE_VOCABULARY)
+    trained = {}
+    for batch in store.batches("train"):
+        for i, name in enumerate(batch.ids()):
+            tokens = batch.tokens[batch.offsets[i] : batch.offsets[i + 1]]
+            spans = batch.spans(i)
+            assert spans is not None
+            trained[name] = [vocabulary.decode(tokens[a:b]) for a, b in spans]
+    eos = vocabulary.decode([vocabulary.eos])
+    assert trained == {"a": ["体温が高いこと。" + eos], "b": ["1", "2"]}
+
+
+def test_chat_refuses_what_it_cannot_train_on() -> None:
+    assert (
+        question_and_answer({"instruction": "a", "input": "b", "output": "c"})["text"] == "User: a\nb\n\nAssistant: c"
+    )
+    for messages in ([], [{"role": "robot", "content": "x"}], [{"role": "user", "content": " "}]):
+        with pytest.raises(ValueError):
+            plain_chat({"messages": messages})
+
+
+def test_a_full_disk_is_one_message_and_the_old_store_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = two_languages(tmp_path)
+    store, _ = prepare(tmp_path / "stores", task)
+    old = files(store.folder)
+    real, calls = os.fsync, []
+
+    def full(descriptor: int) -> None:
+        calls.append(descriptor)
+        if len(calls) > 6:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match="disk is full"):
+        prepare(tmp_path / "stores", task, Making(shards=4), overwrite=True)
+    assert len(calls) > 6 and files(store.folder) == old
+    monkeypatch.undo()
+    again, printed = prepare(tmp_path / "stores", task, Making(shards=4), overwrite=True)
+    assert "resumed" in printed and len(again.files("train")) == 4
+    assert not list((tmp_path / "stores").glob(".*"))
+
+
+def test_two_at_once_are_refused(tmp_path: Path) -> None:
+    import fcntl
+
+    task = two_languages(tmp_path)
+    (tmp_path / "stores").mkdir()
+    with open(tmp_path / "stores" / ".both.lock", "w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match="another prepare"):
+            prepare(tmp_path / "stores", task)
+    prepare(tmp_path / "stores", task)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "no licence", "no document", "unknown token"])
+def test_mistakes_are_one_message(tmp_path: Path, damage: str) -> None:
+    path = small.write_rows(tmp_path / "a.jsonl", small.rows(10))
+    task, making = small.task("t", small.source(path)), Making()
+    if damage == "truncated":
+        import gzip
+
+        broken = tmp_path / "b.jsonl.gz"
+        broken.write_bytes(gzip.compress(path.read_bytes())[:-20])
+        task = small.task("t", small.source(broken))
+    elif damage == "no licence":
+        task = small.task("t", small.source(path, licence=""))
+    elif damage == "no document":
+        path.write_text("")
+    else:
+        making = Making(before=("<|nothing|>",))
+    with pytest.raises(UserError) as caught:
+        prepare(tmp_path / "stores", task, making)
+    assert caught.value.mend
+    assert not (tmp_path / "stores" / "t").exists()
