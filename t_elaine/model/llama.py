@@ -17,6 +17,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from t_elaine.model import attention, rope
 from t_elaine.model.config import SAVEABLE, ComputeConfig, LlamaConfig
+from t_elaine.model.ops import gated, linear, rms_norm, unstack
 from t_elaine.model.placement import constrain
 
 Params = dict[str, Any]
@@ -94,18 +95,11 @@ def init(config: LlamaConfig, key: jax.Array) -> Params:
     return _tree(config, leaf)
 
 
-def rms_norm(x_BTD: jax.Array, scale_D: jax.Array, eps: float) -> jax.Array:
-    """RMSNorm (Zhang and Sennrich 2019, arXiv 1910.07467) in float32, result in x's dtype."""
-    x = x_BTD.astype(jnp.float32)
-    mean_square = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
-    return (x * jax.lax.rsqrt(mean_square + eps) * scale_D.astype(jnp.float32)[None, None, :]).astype(x_BTD.dtype)
-
-
 def _attention(
     w: Params, x: jax.Array, cos: jax.Array, sin: jax.Array, segments: jax.Array, compute: ComputeConfig
 ) -> jax.Array:
     def project(name: str, axis: str) -> jax.Array:
-        y = jnp.einsum("BTD,DNh->BTNh", x, constrain(w[name], None, axis, "head_dim"))
+        y = linear(x, constrain(w[name], None, axis, "head_dim"))
         if f"{name}_bias" in w:
             y = y + w[f"{name}_bias"][None, None]
         return constrain(y, "batch", "sequence", axis, "head_dim")
@@ -113,16 +107,16 @@ def _attention(
     q = checkpoint_name(rope.rotate(project("q", "q_heads"), cos, sin), "q")
     k = checkpoint_name(rope.rotate(project("k", "kv_heads"), cos, sin), "k")
     v = checkpoint_name(project("v", "kv_heads"), "v")
-    out = checkpoint_name(attention.attend(q, k, v, segments, compute), "attention")
-    return jnp.einsum("BTHh,HhD->BTD", out, constrain(w["o"], "q_heads", "head_dim", None))
+    out = attention.attend(q, k, v, segments, compute)
+    return linear(out, constrain(w["o"], "q_heads", "head_dim", None), 2)
 
 
 def _mlp(w: Params, x: jax.Array) -> jax.Array:
-    gate = jnp.einsum("BTD,DF->BTF", x, constrain(w["gate"], None, "mlp"))
-    up = jnp.einsum("BTD,DF->BTF", x, constrain(w["up"], None, "mlp"))
+    gate = linear(x, constrain(w["gate"], None, "mlp"))
+    up = linear(x, constrain(w["up"], None, "mlp"))
     gate = checkpoint_name(constrain(gate, "batch", "sequence", "mlp"), "gate")
     up = checkpoint_name(constrain(up, "batch", "sequence", "mlp"), "up")
-    return jnp.einsum("BTF,FD->BTD", jax.nn.silu(gate) * up, constrain(w["down"], "mlp", None))
+    return linear(gated(gate, up), constrain(w["down"], "mlp", None))
 
 
 def _layer(
@@ -171,8 +165,8 @@ def hidden(
     if compute.scan_layers:
         x, _ = jax.lax.scan(layer, x, params["layers"], unroll=compute.scan_unroll)
     else:
-        for index in range(config.layers):
-            x, _ = layer(x, jax.tree.map(lambda leaf, i=index: leaf[i], params["layers"]))
+        for weights in unstack(params["layers"]):
+            x, _ = layer(x, weights)
     return rms_norm(x, params["final_norm"]["scale"], config.norm_eps)
 
 
