@@ -5,6 +5,8 @@
 
 import importlib.metadata
 import re
+import sys
+from collections.abc import Sequence
 
 from t_elaine.errors import UserError
 
@@ -22,6 +24,14 @@ def refuse_mixed_jax() -> None:
     told = mixed_jax()
     if told is not None:
         raise told
+
+
+def leave_if_jax_is_mixed(arguments: Sequence[str]) -> None:
+    """End the process with a message and code 2 where jax and jaxlib do not go together, unless it is the doctor's."""
+    told = mixed_jax()
+    if told is not None and not any("doctor" in argument for argument in arguments):
+        print(told.text(), file=sys.stderr)
+        sys.exit(2)
 
 
 def mixed_jax() -> UserError | None:
