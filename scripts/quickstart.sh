@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# The whole road on the shipped samples, offline: prepare, train, SIGKILL, resume, export with proof, evaluate, report.
+# Usage: scripts/quickstart.sh [RUN_DIR]     needs t-elaine on the PATH (make quickstart sees to that)
+set -euo pipefail
+RUN=${1:-runs/quickstart}
+STORES=${STORES:-stores/quickstart}
+export JAX_PLATFORMS=${JAX_PLATFORMS:-cpu} HF_HUB_OFFLINE=1 TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-2}
+here="--gin.STORES='$STORES'"
+files=(--gin_file=cpt.gin --gin_file=quickstart.gin "--gin.RUN_DIR='$RUN'" "$here")
+say() { printf '\n== %s\n' "$*"; }
+
+rm -rf "$RUN"
+say "1/6 prepare: the shipped samples become token stores"
+t-elaine prepare --gin_file=quickstart_data.gin "$here"
+
+say "2/6 train, and a SIGKILL once a checkpoint stands"
+t-elaine train "${files[@]}" &
+pid=$!
+trap 'kill -9 $pid 2>/dev/null || true' EXIT
+until compgen -G "$RUN/checkpoints/*/digests.json" >/dev/null; do
+  kill -0 $pid 2>/dev/null || { echo "training ended before it could be killed"; wait $pid; exit 1; }
+  sleep 0.2
+done
+kill -9 $pid
+wait $pid 2>/dev/null || true
+trap - EXIT
+echo "killed with SIGKILL after $(ls "$RUN/checkpoints" | sort -n | tail -n 1) steps"
+
+say "3/6 train again: the same command goes on from the checkpoint"
+t-elaine train "${files[@]}"
+
+say "4/6 export to Hugging Face format, with proof"
+t-elaine export --checkpoint="$RUN" --to="$RUN/export" --overwrite
+
+say "5/6 evaluate: bits per byte and exam questions, start beside end"
+t-elaine evaluate --gin_file=quickstart_evaluate.gin --checkpoint="$RUN" --parent="$RUN/checkpoints/0" "$here"
+
+say "6/6 report"
+t-elaine report "$RUN"
