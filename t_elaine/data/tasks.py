@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from t_elaine.data.formats import Record, Rejected
 from t_elaine.data.lines import Piece
 from t_elaine.data.sources import Source, find_files
@@ -260,7 +262,7 @@ def seqio_vocabulary(vocabulary: Vocabulary) -> "seqio.Vocabulary":
 
         def _encode_tf(self, s: Any) -> Any:
             encode = functools.partial(_encode_bytes, vocabulary)
-            ids = tf.numpy_function(encode, [s], tf.int32)
+            ids = tf.numpy_function(encode, [tf.convert_to_tensor(s, tf.string)], tf.int32)
             return tf.ensure_shape(ids, [None])
 
         def _decode_tf(self, ids: Any) -> Any:
@@ -275,5 +277,7 @@ def seqio_vocabulary(vocabulary: Vocabulary) -> "seqio.Vocabulary":
     return Wrapped()
 
 
-def _encode_bytes(vocabulary: Vocabulary, text: bytes) -> Any:
-    return vocabulary.encode(text.decode("utf-8")).astype("int32")
+def _encode_bytes(vocabulary: Vocabulary, text: Any) -> Any:
+    """numpy_function hands over bytes in a graph, and an array without dimensions outside one."""
+    raw: bytes = np.asarray(text, object).item()
+    return vocabulary.encode(raw.decode("utf-8")).astype(np.int32)
