@@ -1,0 +1,201 @@
+"""What a run left behind, read into one object: settings, versions, data, metrics, status, evaluations, proofs.
+
+Reads files only and computes nothing but sums and means. Files that a run may lack are None or empty here; a file that
+is there but damaged is an error.
+"""
+
+import itertools
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from t_elaine import paths
+from t_elaine.errors import UserError
+
+Line = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """A run, as its files tell it.
+
+    Attributes:
+        name: the run folder's name.
+        config, command: texts, "" where absent.
+        versions, status, data, mixture: contents of the JSON files of those names, {} where absent.
+        steps: lines of training steps, ascending.
+        validation: lines of held-out evaluations during training, ascending.
+        resumes: steps after which the run was resumed.
+        evaluations: file name → result of `evaluate`, the one of the last step last.
+        stores: store name → its manifest, for those stores that still lie where the run read them.
+        proofs: folder → proof of an export.
+    """
+
+    name: str
+    config: str
+    command: str
+    versions: dict[str, Any]
+    status: dict[str, Any]
+    data: dict[str, Any]
+    mixture: dict[str, Any]
+    steps: list[Line]
+    validation: list[Line]
+    resumes: list[int]
+    evaluations: dict[str, dict[str, Any]]
+    stores: dict[str, dict[str, Any]]
+    proofs: dict[str, dict[str, Any]]
+
+
+def read_record(run_dir: str, exports: Sequence[str] = ()) -> Record:
+    """Read a run folder.
+
+    Args:
+        run_dir: the run folder.
+        exports: exported folders whose proof.json belongs on the page; those inside the run folder are found anyway.
+
+    Raises:
+        UserError: no such folder, nothing of a run in it, a damaged file, an export without a proof.
+    """
+    run_dir = run_dir.rstrip("/") or "/"
+    names = paths.listing(run_dir)
+    if not paths.exists(run_dir):
+        raise UserError("there is no such run folder", run_dir, "give the RUN_DIR of a run")
+    known = {"config.gin", "status.json", "metrics.jsonl", "checkpoints", "evaluation"}
+    if not known & set(names) and not any(name.startswith("metrics") for name in names):
+        raise UserError("this folder holds nothing of a run", run_dir, "give the RUN_DIR that train wrote")
+    lines = metric_lines(run_dir, names)
+    data = _json(run_dir, "data.json")
+    return Record(
+        name=run_dir.rpartition("/")[2] or run_dir,
+        config=_text(run_dir, "config.gin"),
+        command=_text(run_dir, "command.txt").strip(),
+        versions=_json(run_dir, "versions.json"),
+        status=_json(run_dir, "status.json"),
+        data=data,
+        mixture=_json(run_dir, "mixture.json"),
+        steps=_last_of_each(line for line in lines if line["kind"] == "train"),
+        validation=_last_of_each(line for line in lines if line["kind"] == "validation"),
+        resumes=sorted({int(line["step"]) for line in lines if line["kind"] == "resume"}),
+        evaluations=_evaluations(run_dir),
+        stores=_manifests(data),
+        proofs=_proofs(run_dir, exports),
+    )
+
+
+def metric_lines(run_dir: str, names: Iterable[str]) -> list[Line]:
+    """All lines of metrics*.jsonl in order of file name; a last line that a kill cut off is left out.
+
+    Raises:
+        UserError: another line is not JSON.
+    """
+    lines: list[Line] = []
+    for name in sorted(name for name in names if name.startswith("metrics") and name.endswith(".jsonl")):
+        path = paths.join(run_dir, name)
+        text = paths.read_text(path).split("\n")
+        for number, line in enumerate(text, 1):
+            if not line.strip():
+                continue
+            try:
+                lines.append(json.loads(line))
+            except ValueError as error:
+                if number == len(text):
+                    continue
+                mend = "take that line out; resuming the run writes it again if it lies behind a checkpoint"
+                raise UserError("a line of the metrics is damaged", f"{path}:{number}", mend) from error
+    return lines
+
+
+def _last_of_each(lines: Iterable[Line]) -> list[Line]:
+    """Of lines with the same step the last one, by step."""
+    return [line for _, line in sorted({int(line["step"]): line for line in lines}.items())]
+
+
+def _text(run_dir: str, name: str) -> str:
+    path = paths.join(run_dir, name)
+    return paths.read_text(path) if paths.exists(path) else ""
+
+
+def _json(run_dir: str, name: str) -> dict[str, Any]:
+    text = _text(run_dir, name)
+    return parsed(text, paths.join(run_dir, name)) if text else {}
+
+
+def parsed(text: str, where: str) -> dict[str, Any]:
+    """A JSON object. Raises UserError where it is none."""
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"the file is damaged: {error}", where, "restore it, or remove it and report again") from error
+    if not isinstance(found, dict):
+        raise UserError("the file holds no JSON object", where, "restore it, or remove it and report again")
+    return found
+
+
+def _evaluations(run_dir: str) -> dict[str, dict[str, Any]]:
+    folder = paths.join(run_dir, "evaluation")
+    found = {
+        name.removesuffix(".json"): _json(folder, name) for name in paths.listing(folder) if name.endswith(".json")
+    }
+    results = {name: result for name, result in found.items() if "models" in result}
+    return dict(sorted(results.items(), key=lambda item: (item[1]["models"]["child"]["step"], item[0])))
+
+
+def _manifests(data: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    found = {}
+    for name, entry in data.items():
+        where = str(entry.get("folder", "")) if isinstance(entry, dict) else ""
+        if where and paths.exists(paths.join(where, "manifest.json")):
+            found[name] = _json(where, "manifest.json")
+    return found
+
+
+def _proofs(run_dir: str, exports: Sequence[str]) -> dict[str, dict[str, Any]]:
+    for folder in exports:
+        if not paths.exists(paths.join(folder, "proof.json")):
+            raise UserError("this export has no proof.json", folder, "give a folder that `t-elaine export` wrote")
+    own = [run_dir, *(paths.join(run_dir, name) for name in paths.listing(run_dir))]
+    folders = [*exports, *(f for f in own if not f.endswith(".json") and paths.exists(paths.join(f, "proof.json")))]
+    return {folder.rstrip("/").rpartition("/")[2]: _json(folder, "proof.json") for folder in dict.fromkeys(folders)}
+
+
+Series = tuple[list[float], list[float]]
+
+
+def series(lines: Sequence[Line], *keys: str) -> Series:
+    """(steps, values) of a number in the lines, by nested keys; lines without it are left out."""
+    found: tuple[list[float], list[float]] = ([], [])
+    for line in lines:
+        value: Any = line
+        for key in keys:
+            value = value.get(key) if isinstance(value, dict) else None
+        if isinstance(value, (int, float)) and math.isfinite(value):
+            found[0].append(float(line["step"]))
+            found[1].append(float(value))
+    return found
+
+
+def names_in(lines: Sequence[Line], part: str) -> list[str]:
+    """Names that appear under `part` ("language" or "category"), in order of first appearance."""
+    return list(dict.fromkeys(name for line in lines for name in line.get(part, {})))
+
+
+def thinned(pair: Series, points: int) -> Series:
+    """At most `points` points: means over runs of neighbours, so that noise shrinks and no peak is picked."""
+    steps, values = pair
+    if len(steps) <= points:
+        return pair
+    edges = [i * len(steps) // points for i in range(points + 1)]
+    means = [(sum(steps[a:b]) / (b - a), sum(values[a:b]) / (b - a)) for a, b in itertools.pairwise(edges)]
+    return [step for step, _ in means], [value for _, value in means]
+
+
+def smoothed(pair: Series, window: int) -> Series:
+    """A running mean over the last `window` values; the first values have shorter windows."""
+    steps, values = pair
+    total, means = 0.0, []
+    for i, value in enumerate(values):
+        total += value - (values[i - window] if i >= window else 0.0)
+        means.append(total / min(i + 1, window))
+    return steps, means

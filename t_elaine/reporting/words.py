@@ -1,0 +1,203 @@
+"""Numbers and sentences of the report: how a figure is written, what a difference may be called.
+
+A difference is called a gain or a loss only where its interval leaves out zero. Knows no HTML.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from t_elaine.reporting.record import Line, Record
+
+LANGUAGE_NAMES = {
+    "en": "English",
+    "ja": "日本語",
+    "zh": "中文",
+    "fr": "français",
+    "es": "español",
+    "ru": "русский",
+    "de": "Deutsch",
+    "ko": "한국어",
+}
+GENERAL = "general"
+FEW_QUESTIONS = 100
+
+
+def number(value: float | None, digits: int = 2, factor: float = 1.0, signed: bool = False) -> str:
+    """A number with a true minus sign; – for none."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    text = f"{factor * value:{'+' if signed else ''},.{digits}f}"
+    return text.replace("-", "−").replace(",", "\u202f")
+
+
+def count(n: float) -> str:
+    """A count: whole below 100,000, then in three digits."""
+    if n < 100_000:
+        return f"{n:,.0f}".replace(",", "\u202f")
+    for unit in ("k", "M", "G"):
+        n /= 1000
+        if n < 999.5:
+            return f"{n:.3g}\u202f{unit}"
+    return f"{n / 1000:.3g}\u202fT"
+
+
+def in_bytes(n: float) -> str:
+    """A size in decimal units."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if n < 999.5:
+            return f"{n:.0f}\u202f{unit}" if n >= 99.5 or unit == "B" else f"{n:.2g}\u202f{unit}"
+        n /= 1000
+    return f"{n:.3g}\u202fTB"
+
+
+def small(value: float | None) -> str:
+    """A small number in powers of ten: 3.1·10⁻⁶; 0 as it is."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    if value == 0:
+        return "0"
+    mantissa, exponent = f"{value:.1e}".split("e")
+    return f"{mantissa}·10{str(int(exponent)).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))}"
+
+
+def duration(seconds: float) -> str:
+    """Hours, minutes and seconds in words that fit a tile."""
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def verdict(difference: dict[str, float], lower_is_better: bool) -> str:
+    """ "better" or "worse" where the interval leaves out zero, else ""."""
+    if difference["low"] <= 0 <= difference["high"]:
+        return ""
+    return "better" if (difference["value"] < 0) == lower_is_better else "worse"
+
+
+def bar(difference: dict[str, float], scale: float) -> dict[str, float]:
+    """Places of a difference and its interval on a track from -scale to +scale, in percent."""
+    low, value, high = (round(50 + 48 * difference[name] / scale, 2) for name in ("low", "value", "high"))
+    return {"low": low, "value": value, "width": round(high - low, 2)}
+
+
+def scale(rows: Sequence[Line]) -> float:
+    """The largest end of an interval of a difference."""
+    ends = [abs(row["difference"][end]) for row in rows if "difference" in row for end in ("low", "high")]
+    return max(ends, default=0.0) or 1.0
+
+
+def lead(record: Record, result: dict[str, Any] | None) -> str:
+    """How far the run came."""
+    if record.steps:
+        last = record.steps[-1]
+        return f"{count(last['step'])} steps, {count(last['tokens'])} tokens."
+    return "No training steps are recorded in this folder."
+
+
+def tiles(record: Record, rows: Sequence[Line]) -> list[dict[str, str]]:
+    """The key figures."""
+    found = []
+    if record.steps:
+        last, recent = record.steps[-1], record.steps[-20:]
+        losses = [line["loss"] for line in recent if line.get("loss") is not None]
+        found.append(
+            {"name": "tokens trained on", "value": count(last["tokens"]), "note": f"{count(last['step'])} steps"}
+        )
+        if losses:
+            mean = sum(losses) / len(losses)
+            found.append(
+                {"name": "training loss", "value": number(mean, 3), "note": f"mean of the last {len(losses)} steps"}
+            )
+        found += _speed(record.steps)
+    for row in rows:
+        if row["level"] == "language" and len(found) < 8:
+            note = "child"
+            if "difference" in row:
+                change = row["difference"]["value"] / row["parent"]["value"]
+                note = f"{number(change, 1, 100, True)} % against the parent"
+            found.append(
+                {"name": f"bits per byte, {row['language']}", "value": number(row["child"]["value"], 3), "note": note}
+            )
+    return found
+
+
+def _speed(steps: Sequence[Line]) -> list[dict[str, str]]:
+    timed = [line["seconds"] for line in steps if line.get("seconds", {}).get("step")]
+    rates = sorted(line["tokens_per_second"] for line in steps if line.get("tokens_per_second"))
+    if not timed or not rates:
+        return []
+    whole = sum(seconds["step"] for seconds in timed)
+    parts = (
+        (name, sum(seconds.get(key, 0.0) for seconds in timed) / whole)
+        for name, key in (("data", "data"), ("checkpoint", "checkpoint"))
+    )
+    note = ", ".join(f"{name} {number(share, 1, 100)} %" for name, share in parts)
+    utilisation = sorted(line["mfu"] for line in steps if line.get("mfu"))
+    speed = f"MFU {number(utilisation[len(utilisation) // 2], 1, 100)} %" if utilisation else "median"
+    return [
+        {"name": "tokens a second", "value": count(rates[len(rates) // 2]), "note": speed},
+        {"name": "time in steps", "value": duration(whole), "note": note},
+    ]
+
+
+def lost(mixture: dict[str, Any]) -> str:
+    """Documents that the packing left out or cut, in one sentence; "" if none."""
+    sums = {
+        key: sum(source.get(key, 0) for source in mixture.get("sources", {}).values())
+        for key in ("dropped", "truncated")
+    }
+    return " ".join(f"Documents {key} as too long for a row: {count(n)}." for key, n in sums.items() if n)
+
+
+def findings(rows: Sequence[Line], exams: Sequence[Line]) -> list[str]:
+    """What changed against the parent, a sentence a language; only where an interval leaves out zero is it a change."""
+    sentences = []
+    for row in rows:
+        if row["level"] != "language" or "difference" not in row:
+            continue
+        word = {"better": "fell", "worse": "rose", "": "did not clearly change"}[verdict(row["difference"], True)]
+        name = LANGUAGE_NAMES.get(row["language"], row["language"])
+        sentences.append(
+            f"{name}: held-out bits per byte {word}, from {number(row['parent']['value'], 3)} to "
+            f"{number(row['child']['value'], 3)} ({_gap(row['difference'], 3)})."
+        )
+    for exam in exams:
+        score = exam["scores"][exam["headline"]]
+        if "difference" in score:
+            word = {"better": "rose", "worse": "fell", "": "did not clearly change"}[
+                verdict(score["difference"], False)
+            ]
+            sentences.append(
+                f"{exam['suite']} ({exam['questions']} questions): accuracy {word}, from "
+                f"{number(score['parent']['value'], 1, 100)} to {number(score['child']['value'], 1, 100)} % "
+                f"({_gap(score['difference'], 1, 100)} points)."
+            )
+    return sentences
+
+
+def _gap(difference: dict[str, float], digits: int, factor: float = 1.0) -> str:
+    ends = " to ".join(number(difference[end], digits, factor, True) for end in ("low", "high"))
+    return f"{number(difference['value'], digits, factor, True)}, 95 % interval {ends}"
+
+
+def forgetting(rows: Sequence[Line]) -> str | None:
+    """The line on general text: "" where none was evaluated, None where there is no parent to compare with."""
+    if not any("difference" in row for row in rows):
+        return None
+    general = [row for row in rows if row["level"] == "category" and row["category"] == GENERAL and "difference" in row]
+    words = {"better": "none forgotten (bits per byte fell)", "worse": "forgotten", "": "no clear change"}
+    return "; ".join(
+        f"{row['language']} {words[verdict(row['difference'], True)]}: {number(row['parent']['value'], 3)} to "
+        f"{number(row['child']['value'], 3)} bits per byte ({_gap(row['difference'], 3)})"
+        for row in general
+    ) + ("." if general else "")
+
+
+def small_exams(exams: Sequence[Line]) -> str:
+    """A warning where exams are too small to tell much; "" otherwise."""
+    few = [exam for exam in exams if exam["questions"] < FEW_QUESTIONS]
+    if not few:
+        return ""
+    return "With few questions the intervals are wide: these exams show that the road works, not how good a model is."
