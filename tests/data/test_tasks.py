@@ -101,7 +101,7 @@ def test_the_vocabulary_in_seqios_clothes() -> None:
     ids = vocabulary.encode(text).tolist()
     assert wrapped.encode(text) == ids and wrapped.decode(ids) == text
     assert wrapped.encode_tf(text).numpy().tolist() == ids
-    assert wrapped.decode_tf(ids).numpy().decode() == text
+    assert wrapped.decode_tf(np.array(ids, np.int32)).numpy().decode() == text
     assert (wrapped.vocab_size, wrapped.eos_id, wrapped.bos_id, wrapped.pad_id) == (4096, 2, 1, 3)
 
 

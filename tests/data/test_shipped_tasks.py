@@ -1,0 +1,91 @@
+"""The tasks that ship with T-ELAINE prepare, and say where their text comes from."""
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from small_vocabularies import SAMPLE_VOCABULARY, SAMPLES
+
+from t_elaine import prepare as command
+from t_elaine.data import tasks
+from t_elaine.data.identity import Making
+from t_elaine.data.store import open_store, verify_store
+from t_elaine.data.vocabulary import load_vocabulary
+from t_elaine.data.workers import duplicates_between, prepare_stores
+from t_elaine.errors import UserError
+
+
+@pytest.fixture
+def shipped_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shipped modules, freshly imported into empty registries."""
+    monkeypatch.setattr(tasks, "TASKS", {})
+    monkeypatch.setattr(tasks, "MIXTURES", {})
+    for name in ("data_tasks.samples", "data_tasks.public_corpora"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    command.load_modules(("data_tasks.samples", "data_tasks.public_corpora"))
+
+
+@pytest.mark.usefixtures("shipped_tasks")
+def test_the_sample_mixture_prepares_every_document(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = ("samples", "samples_instructions")
+    assert command.prepare(tasks=names, vocabulary="{samples}", stores=str(tmp_path), modules=(), workers=1) == 0
+    printed = capsys.readouterr().out
+    documents = 0
+    for name in [*tasks.MIXTURES["samples"], *tasks.MIXTURES["samples_instructions"]]:
+        store = open_store(tmp_path / name)
+        verify_store(store.folder)
+        assert store.manifest["quarantine"] == {}
+        documents += sum(count["documents"] for count in store.manifest["counts"])
+        trained = [batch.trained is not None for batch in store.batches("train")]
+        assert all(trained) if "instructions" in name else not any(trained)
+    files = [*SAMPLES.glob("*/documents.jsonl"), *SAMPLES.glob("*/instructions.jsonl")]
+    assert len(files) == 6
+    assert documents == sum(path.read_text("utf-8").count("\n") for path in files) and f"{documents:,}" in printed
+    weights = json.loads((tmp_path / "mixtures" / "samples.json").read_text())
+    assert weights == {"mixture": "samples", "weights": tasks.MIXTURES["samples"]}
+    command.prepare(tasks=names, vocabulary="{samples}", stores=str(tmp_path), modules=(), workers=1)
+    assert capsys.readouterr().out.count("up to date") == 6
+
+
+@pytest.mark.usefixtures("shipped_tasks")
+def test_every_shipped_mixture_names_tasks_and_every_source_its_origin() -> None:
+    for name, weights in tasks.MIXTURES.items():
+        assert weights.keys() <= tasks.TASKS.keys(), name
+    for task in tasks.TASKS.values():
+        for source in task.sources:
+            assert source.licence and source.url and source.language and source.category
+
+
+@pytest.mark.usefixtures("shipped_tasks")
+def test_real_corpora_in_three_languages(tmp_path: Path, shared_data: Path) -> None:
+    expected = {
+        "pubmedqa_abstracts": (500, 828404),
+        "case_and_radiology_reports": (341, 394578),
+        "general_zh": (1357, 2677270),
+    }
+    making = Making(data_root=str(shared_data), shards=2)
+    vocabulary, console = load_vocabulary(SAMPLE_VOCABULARY), Console(file=io.StringIO())
+    found = [tasks.TASKS[name] for name in expected]
+    manifests = prepare_stores(found, vocabulary, tmp_path, making, workers=1, console=console)
+    for manifest, (documents, size) in zip(manifests, expected.values(), strict=True):
+        assert sum(count["documents"] for count in manifest["counts"]) == documents
+        assert sum(count["bytes"] for count in manifest["counts"]) == size
+    assert duplicates_between([tmp_path / name for name in expected]) == 0
+
+
+def test_wrong_names_are_one_message(tmp_path: Path) -> None:
+    for changes in (
+        {"modules": ("no_such_module",)},
+        {"tasks": ("nothing",)},
+        {"tasks": ()},
+        {"stores": "gs://bucket/stores"},
+        {"vocabulary": str(tmp_path / "nothing")},
+    ):
+        settings = {"tasks": ("samples",), "vocabulary": "{samples}", "stores": str(tmp_path)} | changes
+        with pytest.raises(UserError) as caught:
+            command.prepare(**settings)  # type: ignore[arg-type]
+        assert caught.value.mend
+    assert list(tmp_path.iterdir()) == []
