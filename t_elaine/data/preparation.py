@@ -98,7 +98,11 @@ def labels(task: Task) -> Labels:
 def finished(shard: Shard) -> dict[str, Any] | None:
     """The report of a shard that is already done, else None."""
     path = shard.path("report.json")
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    if not path.is_file():
+        return None
+    report = json.loads(path.read_text(encoding="utf-8"))
+    files = [f"{split}.arrow" for split in report["sha256"]] + ["quarantine.jsonl"]
+    return report if all(shard.path(kind).is_file() for kind in files) else None
 
 
 def prepare_shard(shard: Shard) -> dict[str, Any]:

@@ -100,8 +100,12 @@ class ShardWriter:
 
     def abandon(self) -> None:
         """Drop the temporary file; what stood under the final name before is untouched."""
-        self._file.close()
-        self._temporary.unlink(missing_ok=True)
+        try:
+            self._file.close()  # on a full disk the last buffer cannot be written here either
+        except OSError:
+            pass
+        finally:
+            self._temporary.unlink(missing_ok=True)
 
     def _write_batch(self) -> None:
         rows = self._rows
