@@ -165,7 +165,8 @@ def _given_twice(statements: Sequence[Statement]) -> list[Fault]:
 
 def _idle_fault(s: Statement, statements: Sequence[Statement], known: Known) -> Fault:
     """Why a binding takes no effect."""
-    alive = reach.states([other for other in statements if other.rank <= s.rank], list(settings.ROOTS))
+    seen = next(stage for stage in reach.stages(statements) if any(other is s for other in stage))
+    alive = reach.states(seen, list(settings.ROOTS))
     bound = {state: values for state, values in alive.items() if state[1] == s.selector}
     scope = reach.scope_of(s.scope)
     outdone = [values[s.parameter] for state, values in bound.items() if state[0][: len(scope)] == scope]

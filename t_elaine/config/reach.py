@@ -22,7 +22,7 @@ def scope_of(text: str) -> Scope:
 
 def in_force(statements: Sequence[Statement]) -> dict[Key, Statement]:
     """(scope, selector, parameter) → the last statement that binds it."""
-    return {(scope_of(s.scope), s.selector, s.parameter): s for s in statements}
+    return {_key(s): s for s in statements}
 
 
 def states(statements: Sequence[Statement], roots: Iterable[str]) -> dict[State, dict[str, Statement]]:
@@ -61,27 +61,30 @@ def _called(value: Any, scope: Scope, force: dict[Key, Statement], through: tupl
                 yield from _called(target.value, inside, force, (*through, part.name))
 
 
-def effective(statements: Sequence[Statement], roots: Sequence[str]) -> dict[int, set[Key]]:
-    """Rank → keys of the bindings that take effect once that file or flag is read.
+def stages(statements: Sequence[Statement]) -> list[Sequence[Statement]]:
+    """What gin has read at the end of each file and flag; a file that includes another goes on after it."""
+    ends = [i for i, s in enumerate(statements) if (s.source, s.rank) != _next_source(statements, i)]
+    return [statements[: end + 1] for end in ends]
 
-    A binding that a later file makes idle did take effect before: that is an override on purpose.
-    """
-    found: dict[int, set[Key]] = {}
-    for rank in sorted({s.rank for s in statements}):
-        seen = states([s for s in statements if s.rank <= rank], roots)
-        found[rank] = {(scope_of(s.scope), s.selector, s.parameter) for bound in seen.values() for s in bound.values()}
-    return found
+
+def _next_source(statements: Sequence[Statement], i: int) -> tuple[str, int] | None:
+    return (statements[i + 1].source, statements[i + 1].rank) if i + 1 < len(statements) else None
 
 
 def idle(statements: Sequence[Statement], roots: Sequence[str]) -> list[Statement]:
-    """The bindings that take effect nowhere: never reached, in a scope that nobody enters, or always outdone."""
-    working = effective(statements, roots)
-    return [
-        s
-        for s in statements
-        if s.parameter
-        and not any((scope_of(s.scope), s.selector, s.parameter) in working[rank] for rank in working if rank >= s.rank)
-    ]
+    """The bindings that take effect nowhere: never reached, in a scope that nobody enters, or always outdone.
+
+    A binding that a later file makes idle did take effect before: that is an override on purpose.
+    """
+    waiting = {i: _key(s) for i, s in enumerate(statements) if s.parameter}
+    for seen in stages(statements):
+        working = {_key(s) for bound in states(seen, roots).values() for s in bound.values()}
+        waiting = {i: key for i, key in waiting.items() if i >= len(seen) or key not in working}
+    return [statements[i] for i in waiting]
+
+
+def _key(s: Statement) -> Key:
+    return scope_of(s.scope), s.selector, s.parameter
 
 
 def text_in_force(command: str, statements: Sequence[Statement]) -> str:

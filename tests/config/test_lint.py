@@ -102,6 +102,13 @@ def test_an_including_file_may_override(house: Path) -> None:
     assert "override: STEPS = 100 (base.gin:4) → 3 (own.gin:2)" in lint.overrides(gin_files.statements(files, []))
 
 
+def test_what_an_override_leaves_idle_is_no_fault(house: Path) -> None:
+    assert told(write("include 'base.gin'\nCorpora.rate = None\n")) == ""  # reader/Rate.warmup_steps has no reader now
+    assert told(["base.gin", *write("Corpora.rate = None\n")]) == ""
+    found = told(["base.gin"], ["Corpora.rate = None", "reader/Rate.kind = 'linear'"])
+    assert "nothing enters the scope 'reader' | --gin.reader/Rate.kind" in found
+
+
 def test_required_settings_are_asked_for(house: Path) -> None:
     files = write("train.corpora = @Corpora()\ntrain.rate = @Rate()\n")
     found = told(files, [], "train")
