@@ -98,7 +98,8 @@ def judge(
     """
     for store in material.stores:
         check_vocabulary(store, model)
-    exams = [exam_requests(model.vocabulary, suite, material.protocol, length) for suite in material.suites]
+    before = begins(material, model.vocabulary)
+    exams = [exam_requests(model.vocabulary, suite, material.protocol, before, length) for suite in material.suites]
     engine = make_engine(model.load(mesh), model.config, compute, mesh, batch_rows=batch_rows, length=length)
     total = sum(len(document.tokens) for held in material.held for document in held)
     total += sum(len(request.tokens) for exam in exams for request in exam.flat())
@@ -132,9 +133,18 @@ class ExamRequests:
         return [request for questions in self.ways.values() for options in questions for request in options]
 
 
-def exam_requests(vocabulary: Vocabulary, suite: Suite, protocol: LikelihoodProtocol, length: int) -> ExamRequests:
-    """Token rows of an exam for a vocabulary, with its BOS in front if it has one."""
-    before = [] if vocabulary.bos is None else [vocabulary.bos]
+def begins(material: Material, vocabulary: Vocabulary) -> list[int]:
+    """Ids that stand before a prompt: what stands before the stores' documents, else the vocabulary's BOS if any."""
+    for store in material.stores:
+        if "framing" in store.manifest:
+            return [int(i) for i in store.manifest["framing"]["ids"][0]]
+    return [] if vocabulary.bos is None else [vocabulary.bos]
+
+
+def exam_requests(
+    vocabulary: Vocabulary, suite: Suite, protocol: LikelihoodProtocol, before: Sequence[int], length: int
+) -> ExamRequests:
+    """Token rows of an exam for a vocabulary, with the ids `before` in front of each prompt."""
     ways: dict[str, list[list[Request]]] = {}
     for way in protocols.WAYS:
         ways[way] = [
@@ -174,6 +184,7 @@ def identity(material: Material, models: Sequence[Model], settings: dict[str, An
         "format": FORMAT,
         "models": [model.identity for model in models],
         "stores": {store.name: _digest(store.manifest) for store in material.stores},
+        "prompts_begin": [begins(material, model.vocabulary) for model in models],
         "split": material.split,
         "exams": {suite.name: suite.sha256 for suite in material.suites},
         "protocol": material.protocol.sha256,

@@ -17,6 +17,8 @@ from t_elaine.evaluation.suites import LETTERS, Suite
 SIDES = ("child", "parent")
 # Questions whose text and options stand in the result, for the report to show.
 SAMPLES = 4
+# The category of text that a model should not forget; it never counts as a language's gain.
+GENERAL = "general"
 
 
 def result(judged: Sequence[Judged], material: Material, identity: dict[str, Any]) -> dict[str, Any]:
@@ -42,7 +44,10 @@ def result(judged: Sequence[Judged], material: Material, identity: dict[str, Any
 
 
 def bits_rows(sides: Sequence[Sequence[Held]], draws: dict[str, int]) -> list[dict[str, Any]]:
-    """One row a store, a language, and a category of a language; `level` says which."""
+    """One row a store, a language, a language's general text, and a category of a language; `level` says which.
+
+    Rows of level "language" leave general text out: what was gained and what was forgotten are told apart.
+    """
     if not sides[0]:
         return []
     keys = [(held.store, language, category) for held in sides[0] for language, category in held.groups]
@@ -51,12 +56,13 @@ def bits_rows(sides: Sequence[Sequence[Held]], draws: dict[str, int]) -> list[di
     unpredicted = {held.store: held.unpredicted for held in sides[0]}
     levels: tuple[tuple[str, Callable[[tuple[str, str, str]], tuple[str, ...]]], ...] = (
         ("store", lambda key: (key[0],)),
-        ("language", lambda key: (key[1],)),
+        ("language", lambda key: () if key[2] == GENERAL else (key[1],)),
+        ("general", lambda key: (key[1],) if key[2] == GENERAL else ()),
         ("category", lambda key: (key[1], key[2])),
     )
     rows = []
     for level, of in levels:
-        for name in sorted({of(key) for key in keys}):
+        for name in sorted({of(key) for key in keys} - {()}):
             members = np.array([of(key) == name for key in keys])
             row: dict[str, Any] = {"level": level} | dict(zip(_columns(level), name, strict=True))
             if level == "store":
@@ -68,7 +74,7 @@ def bits_rows(sides: Sequence[Sequence[Held]], draws: dict[str, int]) -> list[di
 
 
 def _columns(level: str) -> tuple[str, ...]:
-    return {"store": ("store",), "language": ("language",), "category": ("language", "category")}[level]
+    return {"store": ("store",), "category": ("language", "category")}.get(level, ("language",))
 
 
 def _compared(sides: Sequence[np.ndarray], below: np.ndarray, draws: dict[str, int]) -> dict[str, Any]:

@@ -6,7 +6,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-LABELS = {"store": "corpus", "language": "language", "category": "language, category"}
+LABELS = {
+    "store": "corpus",
+    "category": "language, category",
+    "language": "language, without general text",
+    "general": "language, general text",
+}
 
 
 def show(result: dict[str, Any], console: Console) -> None:
@@ -31,7 +36,7 @@ def _table(title: str, label: str, both: bool, extra: tuple[str, ...]) -> Table:
 
 
 def _bits(rows: list[dict[str, Any]], label: str, both: bool) -> Table:
-    table = _table(f"bits per byte by {label} (lower is better)", label, both, ("bytes",))
+    table = _table(f"bits per byte by {label} (lower is better)", label.partition(", with")[0], both, ("bytes",))
     for row in rows:
         name = row.get("store") or ", ".join(row[key] for key in ("language", "category") if key in row)
         cells = [interval(row["child"], 3)]

@@ -16,6 +16,19 @@ from t_elaine.reporting.record import Line, Record, names_in, series
 
 WAYS = {"text_per_byte": "option text, per byte", "text": "option text, summed", "letter": "option letter"}
 LONGEST_SAMPLE = 900
+# Title, axis, kind of line, part of the line, number.
+BY_GROUP = (
+    ("Training loss by language", "nats per token", "train", "language", "loss"),
+    ("Held-out bits per byte by language", "bits per byte", "validation", "language", "bits_per_byte"),
+    ("Training bits per byte by language", "bits per byte", "train", "language", "bits_per_byte"),
+    ("Training loss by category", "nats per token", "train", "category", "loss"),
+    ("Held-out bits per byte by category", "bits per byte", "validation", "category", "bits_per_byte"),
+)
+OVERALL = (
+    ("Learning rate", "learning rate", "learning_rate"),
+    ("Gradient norm before clipping", "norm", "grad_norm"),
+    ("Throughput", "tokens per second", "tokens_per_second"),
+)
 
 
 def render(record: Record) -> str:
@@ -92,55 +105,34 @@ def _labels(record: Record, rows: Sequence[Line]) -> set[str]:
 
 def by_level(rows: Sequence[Line]) -> list[tuple[str, list[Line]]]:
     """Bits-per-byte rows under their headings."""
-    headings = {"language": "by language", "category": "by language and category", "store": "by corpus"}
+    headings = {
+        "language": "by language, without general text",
+        "general": "general text by language",
+        "category": "by language and category",
+        "store": "by corpus",
+    }
     found = [(words, [row for row in rows if row["level"] == level]) for level, words in headings.items()]
     return [(words, members) for words, members in found if members]
 
 
 def figures(record: Record) -> list[dict[str, Any]]:
     """The plots: what there is data for."""
-    languages = names_in([*record.steps, *record.validation], "language")
-    categories = names_in([*record.steps, *record.validation], "category")
-    wanted: list[tuple[str, str, Sequence[Line], str, Sequence[str], str]] = [
-        ("Training loss by language", "nats per token", record.steps, "language", languages, "loss"),
-        (
-            "Held-out bits per byte by language",
-            "bits per byte",
-            record.validation,
-            "language",
-            languages,
-            "bits_per_byte",
-        ),
-        ("Training loss by category", "nats per token", record.steps, "category", categories, "loss"),
-        (
-            "Held-out bits per byte by category",
-            "bits per byte",
-            record.validation,
-            "category",
-            categories,
-            "bits_per_byte",
-        ),
-        ("Training bits per byte by language", "bits per byte", record.steps, "language", languages, "bits_per_byte"),
-    ]
     found: list[dict[str, Any]] = []
-    for title, label, lines, part, names, key in wanted:
-        dots = lines is record.validation
+    for title, label, kind, part, key in BY_GROUP:
+        lines = record.steps if kind == "train" else record.validation
+        if kind == "train" and key == "bits_per_byte" and record.validation:
+            continue  # the held-out curve says more
         curves = [
-            Curve(name=name, pair=pair, colour=i, dots=dots)
-            for i, name in enumerate(names)
+            Curve(name=name, pair=pair, colour=i, dots=kind == "validation")
+            for i, name in enumerate(names_in([*record.steps, *record.validation], part))
             if (pair := series(lines, part, name, key))[0]
         ]
         if curves:
             found.append(_figure(title, label, curves, record, len(found), legend=True))
-    for title, label, name in (
-        ("Learning rate", "learning rate", "learning_rate"),
-        ("Gradient norm before clipping", "norm", "grad_norm"),
-        ("Throughput", "tokens per second", "tokens_per_second"),
-    ):
+    for title, label, name in OVERALL:
         if (pair := series(record.steps, name))[0]:
-            found.append(
-                _figure(title, label, [Curve(name=name, pair=pair, colour=5)], record, len(found), legend=False)
-            )
+            curve = Curve(name=name, pair=pair, colour=5, noisy=name != "learning_rate")
+            found.append(_figure(title, label, [curve], record, len(found), legend=False))
     return found
 
 
@@ -161,12 +153,13 @@ def _figure(title: str, label: str, curves: list[Curve], record: Record, place: 
 
 
 def samples(exams: Sequence[Line]) -> list[tuple[Line, Line]]:
-    """(exam, question): two of each exam, none too long for a page."""
-    found = []
-    for exam in exams:
-        fitting = [q for q in exam["samples"] if len(q["question"]) + sum(map(len, q["choices"])) <= LONGEST_SAMPLE]
-        found += [(exam, question) for question in fitting[:2]]
-    return found
+    """(exam, question): two of each exam, none too long for a page; the exams take turns."""
+    fitting = [[q for q in exam["samples"] if _length(q) <= LONGEST_SAMPLE][:2] for exam in exams]
+    return [(exam, chosen[i]) for i in range(2) for exam, chosen in zip(exams, fitting, strict=True) if i < len(chosen)]
+
+
+def _length(question: Line) -> int:
+    return len(question["question"]) + sum(map(len, question["choices"]))
 
 
 def licences(record: Record) -> list[dict[str, Any]]:

@@ -27,12 +27,13 @@ FONTS = ("Noto Sans CJK JP", "Noto Sans JP", "Source Han Sans", "IPAexGothic", "
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
-    """One line of a plot. `colour`: its number among the page's colours; `dots`: mark each point."""
+    """One line of a plot. `colour`: its number among the page's colours; `dots`: mark each point; `noisy`: smooth."""
 
     name: str
     pair: Series
     colour: int = 0
     dots: bool = False
+    noisy: bool = True
 
 
 def family() -> list[str]:
@@ -88,7 +89,7 @@ def _draw(axes: matplotlib.axes.Axes, curve: Curve) -> None:
     steps, values = thinned(curve.pair, POINTS)
     if curve.dots:
         axes.plot(steps, values, color=colour, linewidth=1.4, marker="o", markersize=3.2)
-    elif len(steps) < SMOOTHED_FROM:
+    elif len(steps) < SMOOTHED_FROM or not curve.noisy:
         axes.plot(steps, values, color=colour, linewidth=1.3)
     else:
         axes.plot(steps, values, color=colour, linewidth=0.6, alpha=0.35)

@@ -19,7 +19,6 @@ LANGUAGE_NAMES = {
     "de": "Deutsch",
     "ko": "한국어",
 }
-GENERAL = "general"
 FEW_QUESTIONS = 100
 
 
@@ -28,6 +27,8 @@ def number(value: float | None, digits: int = 2, factor: float = 1.0, signed: bo
     if value is None or not math.isfinite(value):
         return "–"
     text = f"{factor * value:{'+' if signed else ''},.{digits}f}"
+    if float(text.replace(",", "")) == 0:
+        text = text.lstrip("+-")
     return text.replace("-", "−").replace(",", "\u202f")
 
 
@@ -151,48 +152,47 @@ def lost(mixture: dict[str, Any]) -> str:
     return " ".join(f"Documents {key} as too long for a row: {count(n)}." for key, n in sums.items() if n)
 
 
-def findings(rows: Sequence[Line], exams: Sequence[Line]) -> list[str]:
-    """What changed against the parent, a sentence a language; only where an interval leaves out zero is it a change."""
-    sentences = []
+def findings(rows: Sequence[Line], exams: Sequence[Line]) -> list[tuple[str, str]]:
+    """What changed against the parent: (subject, sentence)."""
+    said = {"better": "fell", "worse": "rose", "": "did not clearly change"}
+    found: list[tuple[str, str]] = []
     for row in rows:
-        if row["level"] != "language" or "difference" not in row:
-            continue
-        word = {"better": "fell", "worse": "rose", "": "did not clearly change"}[verdict(row["difference"], True)]
-        name = LANGUAGE_NAMES.get(row["language"], row["language"])
-        sentences.append(
-            f"{name}: held-out bits per byte {word}, from {number(row['parent']['value'], 3)} to "
-            f"{number(row['child']['value'], 3)} ({_gap(row['difference'], 3)})."
-        )
+        if row["level"] == "language" and "difference" in row:
+            subject = str(LANGUAGE_NAMES.get(row["language"], row["language"]))
+            word = said[verdict(row["difference"], True)]
+            found.append((subject, f"held-out bits per byte {word}: {_change(row, 3)}."))
+    said = {"better": "rose", "worse": "fell", "": "did not clearly change"}
     for exam in exams:
         score = exam["scores"][exam["headline"]]
         if "difference" in score:
-            word = {"better": "rose", "worse": "fell", "": "did not clearly change"}[
-                verdict(score["difference"], False)
-            ]
-            sentences.append(
-                f"{exam['suite']} ({exam['questions']} questions): accuracy {word}, from "
-                f"{number(score['parent']['value'], 1, 100)} to {number(score['child']['value'], 1, 100)} % "
-                f"({_gap(score['difference'], 1, 100)} points)."
+            word = said[verdict(score["difference"], False)]
+            sentence = (
+                f"share of right answers {word}: {_change(score, 1, 100)}, in percent of {exam['questions']} questions."
             )
-    return sentences
+            found.append((f"Exam {exam['suite']}", sentence))
+    return found
 
 
-def _gap(difference: dict[str, float], digits: int, factor: float = 1.0) -> str:
-    ends = " to ".join(number(difference[end], digits, factor, True) for end in ("low", "high"))
-    return f"{number(difference['value'], digits, factor, True)}, 95 % interval {ends}"
-
-
-def forgetting(rows: Sequence[Line]) -> str | None:
-    """The line on general text: "" where none was evaluated, None where there is no parent to compare with."""
+def forgetting(rows: Sequence[Line]) -> list[tuple[str, str]] | None:
+    """The lines on general text; none where none was evaluated, None where there is no parent to compare with."""
     if not any("difference" in row for row in rows):
         return None
-    general = [row for row in rows if row["level"] == "category" and row["category"] == GENERAL and "difference" in row]
-    words = {"better": "none forgotten (bits per byte fell)", "worse": "forgotten", "": "no clear change"}
-    return "; ".join(
-        f"{row['language']} {words[verdict(row['difference'], True)]}: {number(row['parent']['value'], 3)} to "
-        f"{number(row['child']['value'], 3)} bits per byte ({_gap(row['difference'], 3)})"
-        for row in general
-    ) + ("." if general else "")
+    said = {"better": "nothing forgotten: bits per byte fell", "worse": "forgotten: bits per byte rose"}
+    return [
+        (
+            f"General text, {LANGUAGE_NAMES.get(row['language'], row['language'])}",
+            f"{said.get(verdict(row['difference'], True), 'no clear change')}, {_change(row, 3)}.",
+        )
+        for row in rows
+        if row["level"] == "general" and "difference" in row
+    ]
+
+
+def _change(row: Line, digits: int, factor: float = 1.0) -> str:
+    values = [number(row[side]["value"], digits, factor) for side in ("parent", "child")]
+    gap = row["difference"]
+    shown = [number(gap[name], digits, factor, True) for name in ("value", "low", "high")]
+    return f"{values[0]} to {values[1]} ({shown[0]}, interval {shown[1]} to {shown[2]})".replace("%", "\u202f%")
 
 
 def small_exams(exams: Sequence[Line]) -> str:

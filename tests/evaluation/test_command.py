@@ -43,6 +43,7 @@ def test_the_result_holds_child_parent_and_difference(place: Path) -> None:
     assert {
         ("store", "held", None, None),
         ("language", None, "ja", None),
+        ("general", None, "zh", None),
         ("category", None, "zh", "general"),
     } <= levels
     for row in result["bits_per_byte"]:

@@ -24,7 +24,7 @@ def vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Vocabulary:
 
 
 def asked(vocabulary: Vocabulary, suite: Suite) -> ExamRequests:
-    return runner.exam_requests(vocabulary, suite, protocols.load_protocol(), LENGTH)
+    return runner.exam_requests(vocabulary, suite, protocols.load_protocol(), [vocabulary.bos], LENGTH)
 
 
 def sat(vocabulary: Vocabulary, suite: Suite, nats) -> ExamScores:
