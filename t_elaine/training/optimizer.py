@@ -116,7 +116,7 @@ def update(
     Returns:
         new parameters, new optimizer state, global norm of the gradients before clipping (float32 []).
     """
-    norm = optax.global_norm(gradients)
+    norm = optax.tree.norm(gradients)
     if adamw.clip is not None:
         scale = jnp.minimum(1.0, adamw.clip / jnp.maximum(norm, 1e-30))
         gradients = jax.tree.map(lambda g: g * scale, gradients)
