@@ -31,7 +31,7 @@ MAY_IMPORT = {
 }
 # model and parallel meet here alone.
 EXCEPTIONS = {("parallel/sharding.py", "t_elaine.model.placement")}
-OPEN_TO_ALL = {"t_elaine.errors", "t_elaine.paths", "t_elaine.faults", "t_elaine"}
+OPEN_TO_ALL = {"t_elaine.errors", "t_elaine.paths", "t_elaine.faults", "t_elaine", "t_elaine.__version__"}
 
 # Third-party package → files or rooms that may import it; packages not named here are refused.
 THIRD_PARTY = {
@@ -51,6 +51,7 @@ THIRD_PARTY = {
     "optax": ["training"],
     "orbax": ["checkpoints"],
     "tensorstore": ["checkpoints"],
+    "etils": ["checkpoints"],  # Orbax takes its paths; on local paths it loads nothing heavy
     "numpy": ["*"],
     "ml_dtypes": ["hf", "checkpoints"],
     "pyarrow": ["data"],
@@ -72,6 +73,7 @@ THIRD_PARTY = {
     "tensorboardX": ["training"],
     "matplotlib": ["reporting"],
     "jinja2": ["reporting"],
+    "markupsafe": ["reporting"],
     "scipy": ["evaluation", "studies"],
 }
 
@@ -134,7 +136,13 @@ def test_no_room_bears_the_name_of_a_command() -> None:
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if importlib.util.find_spec(f"t_elaine.{c}")])
 def test_commands_stay_thin(command: str) -> None:
-    assert len((PACKAGE / f"{command}.py").read_text(encoding="utf-8").splitlines()) < 80
+    """Under 80 lines of code; docstrings do not count, since the help pages are made of them."""
+    text = (PACKAGE / f"{command}.py").read_text(encoding="utf-8")
+    documented = (ast.Module, ast.FunctionDef, ast.ClassDef)
+    bodies = [node.body[0] for node in ast.walk(ast.parse(text)) if isinstance(node, documented) and node.body]
+    strings = [body for body in bodies if isinstance(body, ast.Expr) and isinstance(body.value, ast.Constant)]
+    said = sum((body.end_lineno or body.lineno) - body.lineno + 1 for body in strings)
+    assert len(text.splitlines()) - said < 80
 
 
 def test_training_imports_nothing_heavy() -> None:
