@@ -1,7 +1,4 @@
-"""What this machine is, asked of the standard library alone, so that it answers where JAX does not import.
-
-`doctor` prints it; the commands ask `refuse_mixed_jax` before they import JAX.
-"""
+"""Do jax and jaxlib go together? Asked of the packages' metadata, before JAX is imported and fails in its own words."""
 
 import importlib.metadata
 import re
