@@ -161,14 +161,12 @@ def findings(rows: Sequence[Line], exams: Sequence[Line]) -> list[tuple[str, str
             subject = str(LANGUAGE_NAMES.get(row["language"], row["language"]))
             word = said[verdict(row["difference"], True)]
             found.append((subject, f"held-out bits per byte {word}: {_change(row, 3)}."))
-    said = {"better": "rose", "worse": "fell", "": "did not clearly change"}
+    said = {"better": "more right answers", "worse": "fewer right answers", "": "no clear change"}
     for exam in exams:
         score = exam["scores"][exam["headline"]]
         if "difference" in score:
             word = said[verdict(score["difference"], False)]
-            sentence = (
-                f"share of right answers {word}: {_change(score, 1, 100)}, in percent of {exam['questions']} questions."
-            )
+            sentence = f"{word} over {exam['questions']} questions: {_change(score, 1, 100)}."
             found.append((f"Exam {exam['suite']}", sentence))
     return found
 
@@ -189,10 +187,11 @@ def forgetting(rows: Sequence[Line]) -> list[tuple[str, str]] | None:
 
 
 def _change(row: Line, digits: int, factor: float = 1.0) -> str:
-    values = [number(row[side]["value"], digits, factor) for side in ("parent", "child")]
-    gap = row["difference"]
-    shown = [number(gap[name], digits, factor, True) for name in ("value", "low", "high")]
-    return f"{values[0]} to {values[1]} ({shown[0]}, interval {shown[1]} to {shown[2]})".replace("%", "\u202f%")
+    """Parent's value to child's; a factor of 100 makes them percent, and the gap percentage points."""
+    before, after = (number(row[side]["value"], digits, factor) for side in ("parent", "child"))
+    gap, low, high = (number(row["difference"][name], digits, factor, True) for name in ("value", "low", "high"))
+    percent, points = ("\u202f%", " points") if factor == 100 else ("", "")
+    return f"{before} to {after}{percent} ({gap}{points}, interval {low} to {high})"
 
 
 def small_exams(exams: Sequence[Line]) -> str:
@@ -200,4 +199,4 @@ def small_exams(exams: Sequence[Line]) -> str:
     few = [exam for exam in exams if exam["questions"] < FEW_QUESTIONS]
     if not few:
         return ""
-    return "With few questions the intervals are wide: these exams show that the road works, not how good a model is."
+    return "With so few questions the intervals are wide and say little about how good a model is."

@@ -1,0 +1,198 @@
+"""The page is valid, loads nothing, says what the files say, and stands with whatever part of a run is there."""
+
+import collections
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from t_elaine.report import report
+from t_elaine.reporting import page, words
+from t_elaine.reporting.record import read_record
+from tests.reporting.making import evaluation, make_run_folder, metric_lines, write
+
+VOID = {"meta", "link", "img", "br", "hr", "input", "path", "use", "rect", "line", "circle"}
+LOADING = {"script", "link", "img", "iframe", "object", "embed", "audio", "video", "source", "base", "form"}
+
+
+class Reader(HTMLParser):
+    """Collects tags, ids, addresses and text; notes every tag that is closed out of order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.faults: list[str] = []
+        self.ids: collections.Counter[str] = collections.Counter()
+        self.tags: collections.Counter[str] = collections.Counter()
+        self.addresses: list[str] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] += 1
+        for name, value in attributes:
+            if name == "id":
+                self.ids[value or ""] += 1
+            if name in ("href", "src", "xlink:href", "action", "data", "poster", "srcset"):
+                self.addresses.append(value or "")
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attributes)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in VOID:
+            return
+        if not self.open or self.open.pop() != tag:
+            self.faults.append(f"</{tag}> at {self.getpos()}")
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def read(html: str) -> Reader:
+    reader = Reader()
+    reader.feed(html)
+    reader.close()
+    return reader
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run_folder(tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture(scope="module")
+def html(run: Path) -> str:
+    return page.render(read_record(str(run)))
+
+
+def test_tags_are_closed_ids_are_unique_and_anchors_lead_somewhere(html: str) -> None:
+    reader = read(html)
+    assert html.startswith("<!DOCTYPE html>") and reader.faults == [] and reader.open == []
+    assert [name for name, n in reader.ids.items() if n > 1] == []
+    targets = {address[1:] for address in reader.addresses if address.startswith("#")}
+    assert targets <= set(reader.ids) and {"scores", "curves", "proof", "questions"} <= targets
+
+
+def test_nothing_is_loaded_from_anywhere(html: str) -> None:
+    reader = read(html)
+    assert {tag: n for tag, n in reader.tags.items() if tag in LOADING} == {}
+    assert [address for address in reader.addresses if not address.startswith("#")] == []
+    assert not re.search(r"@import|url\((?!#)", html)
+
+
+def test_japanese_and_chinese_stand_on_the_page_as_text(html: str, run: Path) -> None:
+    reader = read(html)
+    assert "日本語" in reader.text and "中文" in reader.text
+    result = json.loads((run / "evaluation" / "step-240.json").read_text(encoding="utf-8"))
+    for exam in result["exams"]:
+        shown = [q for q in exam["samples"] if q["question"] in reader.text]
+        assert shown, exam["suite"]
+        assert all(choice in reader.text for choice in shown[0]["choices"])
+    assert 'lang="ja"' in html and 'lang="zh"' in html
+
+
+def test_figures_on_the_page_are_the_files(html: str, run: Path) -> None:
+    text = read(html).text
+    result = json.loads((run / "evaluation" / "step-240.json").read_text(encoding="utf-8"))
+    for row in result["bits_per_byte"]:
+        for side in ("child", "parent", "difference"):
+            assert words.number(row[side]["value"], 3, 1, side == "difference") in text
+            assert words.number(row[side]["low"], 3, 1, side == "difference") in text
+    for exam in result["exams"]:
+        for score in exam["scores"].values():
+            assert words.number(score["child"]["value"], 1, 100) in text
+    assert "240 steps" in text and "3.93\u202fM tokens" in text and "after step 80, 160" in text
+    assert "CC BY 4.0" in text and "272 tensors" in text
+
+
+def test_markup_in_a_run_is_shown_and_not_run(run: Path, tmp_path: Path) -> None:
+    other = tmp_path / "<script>alert(1)<"
+    shutil.copytree(run, other)
+    result = evaluation()
+    result["exams"][0]["samples"][0]["question"] = "<img src=x onerror=alert(1)> & more?"
+    write(other / "evaluation" / "step-240.json", result)
+    reader = read(page.render(read_record(str(other))))
+    assert reader.tags["script"] == 0 and reader.tags["img"] == 0
+    assert '# a comment with <tags> & "quotes"' in reader.text and "<img src=x onerror" in reader.text
+
+
+def test_a_run_without_a_parent_or_an_evaluation_has_its_page(tmp_path: Path) -> None:
+    alone = read(page.render(read_record(str(make_run_folder(tmp_path / "alone", parent=False)))))
+    assert alone.faults == [] and "Scores" in alone.text and "child − parent" not in alone.text
+    assert "Gain and forgetting" not in alone.text
+    bare = tmp_path / "bare"
+    write(bare / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in metric_lines(3, ())))
+    reader = read(page.render(read_record(str(bare))))
+    assert reader.faults == [] and "Curves" in reader.text and "Scores" not in reader.text
+    imported = tmp_path / "imported"
+    write(imported / "evaluation" / "step-0.json", evaluation(parent=False))
+    reader = read(page.render(read_record(str(imported))))
+    assert reader.faults == [] and "No training steps are recorded" in reader.text
+
+
+def test_without_general_text_the_page_says_that_it_cannot_know(run: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(run, other)
+    result = evaluation()
+    result["bits_per_byte"] = [row for row in result["bits_per_byte"] if row["level"] != "general"]
+    write(other / "evaluation" / "step-240.json", result)
+    assert "says nothing about forgetting" in read(page.render(read_record(str(other)))).text
+
+
+def test_a_long_run_makes_no_large_page(tmp_path: Path) -> None:
+    run = make_run_folder(tmp_path, steps=20_000, resumes=(8000,))
+    assert len(page.render(read_record(str(run))).encode()) < 1_500_000
+
+
+def test_the_command_writes_the_page_and_prints_its_path(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert report(run_dir=str(run)) == 0
+    path = Path(capsys.readouterr().out.strip())
+    assert path == run / "report.html" and path.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+    first = path.read_bytes()
+    report(run_dir=str(run))
+    assert path.read_bytes() == first, "the same files give the same page"
+
+
+FRAME = """<body><iframe id="f" src="{page}" style="width:{width}px;height:900px"></iframe><script>
+onload = () => {{ const d = document.getElementById("f").contentDocument;
+  const wide = [...d.querySelectorAll("main *")].filter(e => e.getBoundingClientRect().right > {width} + 1
+    && !e.closest(".scroll, pre")).map(e => e.tagName + "." + e.className);
+  const blank = [...d.querySelectorAll("svg")].filter(e => e.getBoundingClientRect().height < 80).length;
+  document.body.dataset.result = JSON.stringify({{width: d.documentElement.scrollWidth, wide, blank,
+    plots: d.querySelectorAll("svg").length, text: d.body.innerText.length}}); }};
+</script></body>"""
+
+
+@pytest.mark.parametrize("width", [375, 1200])
+def test_a_browser_shows_it_without_sideways_scrolling(run: Path, tmp_path: Path, width: int) -> None:
+    browser = next(
+        (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+    )
+    if browser is None:
+        pytest.skip("no chromium on this machine")
+    report(run_dir=str(run), to=str(tmp_path / "page.html"))
+    frame = tmp_path / "frame.html"
+    frame.write_text(FRAME.format(page="page.html", width=width), encoding="utf-8")
+    flags = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--allow-file-access-from-files",
+        "--virtual-time-budget=5000",
+    ]
+    flags += [f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr"]
+    done = subprocess.run([browser, *flags, "--dump-dom", frame.as_uri()], capture_output=True, text=True, timeout=120)
+    found = re.search(r'data-result="([^"]*)"', done.stdout)
+    assert found, done.stderr[-2000:]
+    result = json.loads(found.group(1).replace("&quot;", '"'))
+    assert result["width"] <= width and result["wide"] == [], result
+    assert result["plots"] >= 6 and result["blank"] == 0 and result["text"] > 3000
+    assert "Content Security Policy" not in done.stderr, "the page asked for something"
