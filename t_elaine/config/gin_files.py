@@ -6,6 +6,7 @@ Judging the statements is `lint.py`'s work.
 import dataclasses
 import difflib
 import hashlib
+import logging
 import os
 import re
 import tokenize
@@ -197,7 +198,13 @@ def apply(files: Sequence[str], bindings: Sequence[str]) -> None:
     """
     gin.clear_config()
     gin.add_config_file_search_path(os.fspath(shipped("gin_configs")))
-    gin.parse_config_files_and_bindings(list(files), list(bindings), finalize_config=True, skip_unknown=False)
+    # gin logs "Path not found" as an error for each file that it finds only in the second place it looks.
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        gin.parse_config_files_and_bindings(list(files), list(bindings), finalize_config=True, skip_unknown=False)
+    finally:
+        logging.disable(before)
 
 
 def digest(text: str) -> str:
