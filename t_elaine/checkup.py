@@ -119,11 +119,11 @@ def packages() -> list[Check]:
     found = [Check(name="packages", state="ok", told=told)]
     if base:
         found = [Check(name="packages", state="missing", told=f"not installed: {', '.join(base)}", mend=pip(base))]
-    for extra, names in lacking.items():
-        use = EXTRAS.get(extra, "")
+    for group_name, names in lacking.items():
+        use = EXTRAS.get(group_name, "")
         told = f"installed ({use})" if not names else f"not installed: {', '.join(sorted(set(names)))} (only for {use})"
-        mend = f"pip install 't-elaine[{extra}]'" if names else ""
-        found.append(Check(name=f"extra {extra}", state="note" if names else "ok", told=told, mend=mend))
+        mend = f"pip install 't-elaine[{group_name}]'" if names else ""
+        found.append(Check(name=f"extra {group_name}", state="note" if names else "ok", told=told, mend=mend))
     return found
 
 

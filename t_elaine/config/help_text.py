@@ -18,11 +18,11 @@ HEAD = """# Settings
 
 Made from the code by `make docs`; the tests compare this page with it.
 
-A setting is written in a gin file as `NAME.setting = value`, or on the command line as `--gin.NAME.setting=value` (text in
-quotes: `--gin.RUN_DIR="'runs/one'"`). `--gin_file=` may be given several times; a file is looked up in the working folder,
-then among the shipped `gin_configs/`, and a later file or flag overrides an earlier one, which is told. `@NAME()` makes a
-group of settings where its type is asked for, `NAME = value` without a dot is a macro for `%NAME`, `scope/NAME.setting`
-holds for `@scope/NAME()` alone. `%gin.REQUIRED` is a value that a later file or flag must give.
+A setting is written in a gin file as `NAME.setting = value`, or on the command line as `--gin.NAME.setting=value`
+(text in quotes: `--gin.RUN_DIR="'runs/one'"`). `--gin_file=` may be given several times; a file is looked up in the
+working folder, then among the shipped `gin_configs/`, and a later file or flag overrides an earlier one, which is told.
+`@NAME()` makes a group of settings where its type is asked for, `NAME = value` without a dot is a macro for `%NAME`,
+`scope/NAME.setting` holds for `@scope/NAME()` alone. `%gin.REQUIRED` is a value that a later file or flag must give.
 
 Every command checks its settings before it starts: names, types, macros, duplicates, and whether anything reads them
 ([what the check finds](lint.md)). `t-elaine COMMAND --help` prints the settings of one command; `doctor` has none.
@@ -68,7 +68,7 @@ def page() -> str:
 def _section(name: str, known: Known, told: str) -> list[str]:
     lines = [f"### {name}", "", told, "", "| setting | type | default | what it is |", "|---|---|---|---|"]
     for cells in rows(known[name]):
-        setting, kind, default, line = (cell.replace("|", "\\|") for cell in cells)
+        setting, kind, default, line = (cell.replace("|", "\\|").replace("<", "&lt;") for cell in cells)
         lines.append(f"| `{setting}` | {kind} | {default if default == REQUIRED else f'`{default}`'} | {line} |")
     return [*lines, ""]
 

@@ -93,6 +93,9 @@ def show(hint: Any) -> str:
     """An annotation as one reads it: `tuple[str, ...]`, `AdamW or None`."""
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         return " or ".join(show(part) for part in typing.get_args(hint))
+    if typing.get_origin(hint) not in (None, typing.Literal):
+        name = getattr(typing.get_origin(hint), "__name__", str(hint))
+        return f"{name}[{', '.join('...' if part is Ellipsis else show(part) for part in typing.get_args(hint))}]"
     if hint is type(None):
         return "None"
     if isinstance(hint, type) and not typing.get_args(hint):
