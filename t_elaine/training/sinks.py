@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn
 
 from t_elaine import paths
 from t_elaine.training.metrics import scalars
@@ -148,8 +148,7 @@ class Terminal:
         self._steps, self._every = steps, every
         self._bar: Progress | None = None
         if sys.stdout.isatty() if live is None else live:
-            columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
-            self._bar = Progress(*columns)
+            self._bar = Progress(BarColumn(bar_width=12), TextColumn("{task.description}"))
             self._task = self._bar.add_task("starting", total=steps, completed=done)
             self._bar.start()
 
@@ -157,7 +156,7 @@ class Terminal:
         """Show one record."""
         line = line_of(record, self._steps)
         if self._bar is not None and record["kind"] == "train":
-            self._bar.update(self._task, completed=record["step"], description=line.partition("  ")[2])
+            self._bar.update(self._task, completed=record["step"], description=line)
         elif self._bar is not None:
             self._bar.console.print(line, highlight=False)
         elif record["kind"] != "train" or record["step"] % self._every == 0 or record["step"] == self._steps:
