@@ -1,19 +1,13 @@
 """The command `prepare`: tasks of text → token stores. Its work stands in data/workers.py."""
 
-import importlib
-import importlib.util
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from rich.console import Console
-
-from t_elaine.data import tasks as registry
 from t_elaine.data.identity import Making
+from t_elaine.data.tasks import load_modules
 from t_elaine.data.vocabulary import load_vocabulary
-from t_elaine.data.workers import duplicates_between, prepare_stores, report, write_mixture
-from t_elaine.errors import UserError
-from t_elaine.paths import is_remote, shipped
+from t_elaine.data.workers import prepare_named
+from t_elaine.paths import shipped
 
 FLAGS = ("tasks", "vocabulary", "stores", "data_root", "shards", "workers", "drop_duplicates", "overwrite")
 
@@ -53,8 +47,6 @@ def prepare(
         data_root: folder that `{data_root}` in the sources' files stands for.
         overwrite: make stores anew even where one is there.
     """
-    if is_remote(stores):
-        raise UserError("prepare writes to a local folder", f"stores={stores}", "prepare locally, then copy the store")
     load_modules(modules)
     making = Making(
         before=before,
@@ -66,37 +58,10 @@ def prepare(
         allowed_licences=allowed_licences,
         data_root=data_root,
     )
-    found = [registry.find(name) for name in tasks]
-    wanted = {task.name: task for some, _ in found for task in some}
-    if not wanted:
-        raise UserError("prepare was given no task", "prepare.tasks", 'name tasks or mixtures: ("samples",)')
-    console, folder = Console(), Path(stores)
-    loaded = load_vocabulary(vocabulary.replace("{samples}", str(shipped("data_tasks") / "samples" / "vocabulary")))
-    manifests = prepare_stores(
-        list(wanted.values()), loaded, folder, making, workers=workers, overwrite=overwrite, console=console
-    )
-    for name, (_, weights) in zip(tasks, found, strict=True):
-        if weights is not None:
-            console.print(f"weights of {name}: {write_mixture(name, weights, folder)}", highlight=False, soft_wrap=True)
-    report(manifests, console)
-    repeated = duplicates_between([folder / name for name in wanted]) if len(wanted) > 1 else 0
-    if repeated:
-        console.print(f"{repeated} documents repeat the text of a document in another store", highlight=False)
+    samples = shipped("data_tasks") / "samples" / "vocabulary"
+    loaded = load_vocabulary(vocabulary.replace("{samples}", str(samples)))
+    prepare_named(tasks, loaded, stores, making, workers=workers, overwrite=overwrite)
     return 0
-
-
-def load_modules(modules: Sequence[str]) -> None:
-    """Import modules of tasks; the shipped `data_tasks` is found in a checkout and in an installed wheel."""
-    if importlib.util.find_spec("data_tasks") is None:
-        sys.path.append(str(shipped("data_tasks").parent))
-    for name in modules:
-        try:
-            importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            if error.name is None or not name.startswith(error.name):
-                raise
-            mend = "give a dotted name that Python can import from here"
-            raise UserError(f"there is no module {name!r}", "prepare.modules", mend) from error
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -5,6 +5,9 @@ them. `add_task` and `add_mixture` note tasks here; `register_in_seqio` puts the
 """
 
 import functools
+import importlib
+import importlib.util
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -17,6 +20,7 @@ from t_elaine.data.sources import Source, find_files
 from t_elaine.data.texts import Preprocessor, Task, Text, checked, texts
 from t_elaine.data.vocabulary import Vocabulary
 from t_elaine.errors import UserError
+from t_elaine.paths import shipped
 
 if TYPE_CHECKING:
     import seqio
@@ -86,6 +90,20 @@ def find(name: str) -> tuple[list[Task], dict[str, float] | None]:
         mend = "define it by t_elaine.data.tasks.add_task, which asks for licence and URL"
         raise UserError(f"mixture {name!r} names {missing[0]!r}, which is no task of T-ELAINE", name, mend)
     return [TASKS[task] for task in weights], weights
+
+
+def load_modules(modules: Sequence[str]) -> None:
+    """Import modules of tasks; the shipped `data_tasks` is found in a checkout and in an installed wheel."""
+    if importlib.util.find_spec("data_tasks") is None:
+        sys.path.append(str(shipped("data_tasks").parent))
+    for name in modules:
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name is None or not name.startswith(error.name):
+                raise
+            mend = "give a dotted name that Python can import from here"
+            raise UserError(f"there is no module {name!r}", "prepare.modules", mend) from error
 
 
 # --- TensorFlow and SeqIO
@@ -166,8 +184,6 @@ def register_in_seqio(vocabulary: Vocabulary, data_root: str = "") -> None:
 
 def _seqio_mixture(name: str) -> dict[str, float] | None:
     """The rates of a mixture in SeqIO's registry; SeqIO is only asked where a user's module has loaded it."""
-    import sys
-
     if "seqio" not in sys.modules:
         return None
     import seqio

@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from t_elaine.data import tasks as registry
 from t_elaine.data.assembly import Work, holding, plan_work, seal
 from t_elaine.data.identity import Making
 from t_elaine.data.preparation import Shard, finished, prepare_shard
@@ -28,6 +29,42 @@ from t_elaine.data.store import open_store, read_manifest, write_json
 from t_elaine.data.texts import Task
 from t_elaine.data.vocabulary import Vocabulary
 from t_elaine.errors import UserError
+from t_elaine.paths import is_remote
+
+
+def prepare_named(
+    names: Sequence[str],
+    vocabulary: Vocabulary,
+    stores: str,
+    making: Making,
+    *,
+    workers: int = 0,
+    overwrite: bool = False,
+    console: Console | None = None,
+) -> list[dict[str, Any]]:
+    """Prepare the tasks behind names of tasks and mixtures, write the mixtures' weights, print the report.
+
+    Raises:
+        UserError: as `prepare_stores`; a name that is not known; stores on an object store.
+    """
+    if is_remote(stores):
+        raise UserError("prepare writes to a local folder", f"stores={stores}", "prepare locally, then copy the stores")
+    found = [registry.find(name) for name in names]
+    wanted = {task.name: task for some, _ in found for task in some}
+    if not wanted:
+        raise UserError("prepare was given no task", "prepare.tasks", 'name tasks or mixtures: ("samples",)')
+    console, folder = console or Console(), Path(stores)
+    how: dict[str, Any] = {"workers": workers, "overwrite": overwrite, "console": console}
+    manifests = prepare_stores(list(wanted.values()), vocabulary, folder, making, **how)
+    for name, (_, weights) in zip(names, found, strict=True):
+        if weights is not None:
+            path = write_mixture(name, weights, folder)
+            console.print(f"weights of {name}: {path}", highlight=False, soft_wrap=True)
+    report(manifests, console)
+    repeated = duplicates_between([folder / name for name in wanted]) if len(wanted) > 1 else 0
+    if repeated:
+        console.print(f"{repeated} documents repeat the text of a document in another store", highlight=False)
+    return manifests
 
 
 def prepare_stores(

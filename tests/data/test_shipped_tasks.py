@@ -6,13 +6,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import small_tasks as small
 from rich.console import Console
 from small_vocabularies import SAMPLE_VOCABULARY, SAMPLES
 
 from t_elaine import prepare as command
 from t_elaine.data import tasks
 from t_elaine.data.identity import Making
-from t_elaine.data.store import open_store, verify_store
+from t_elaine.data.store import Store, open_store, verify_store
+from t_elaine.data.texts import Task
 from t_elaine.data.vocabulary import load_vocabulary
 from t_elaine.data.workers import duplicates_between, prepare_stores
 from t_elaine.errors import UserError
@@ -25,7 +27,7 @@ def shipped_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tasks, "MIXTURES", {})
     for name in ("data_tasks.samples", "data_tasks.public_corpora"):
         monkeypatch.delitem(sys.modules, name, raising=False)
-    command.load_modules(("data_tasks.samples", "data_tasks.public_corpora"))
+    tasks.load_modules(("data_tasks.samples", "data_tasks.public_corpora"))
 
 
 @pytest.mark.usefixtures("shipped_tasks")
@@ -74,6 +76,31 @@ def test_real_corpora_in_three_languages(tmp_path: Path, shared_data: Path) -> N
         assert sum(count["documents"] for count in manifest["counts"]) == documents
         assert sum(count["bytes"] for count in manifest["counts"]) == size
     assert duplicates_between([tmp_path / name for name in expected]) == 0
+
+
+def test_the_real_gb18030_file_is_read_by_name_and_refused_without(tmp_path: Path, shared_data: Path) -> None:
+    file = shared_data / "instructions" / "zh" / "internal_medicine_qa_gb18030.csv.gz"
+    named = small.source(file, text="ask", id="none", encoding="gb18030", language="zh")
+    store = prepare_store(tmp_path / "named", small.task("qa", named))
+    assert sum(count["documents"] for count in store.manifest["counts"]) == 200
+    with pytest.raises(UserError, match="is not utf-8") as caught:
+        prepare_store(tmp_path / "bare", small.task("qa", small.source(file, text="ask")))
+    assert 'encoding="gb18030"' in caught.value.mend
+
+
+def prepare_store(folder: Path, task: Task) -> Store:
+    vocabulary, console = load_vocabulary(SAMPLE_VOCABULARY), Console(file=io.StringIO())
+    prepare_stores([task], vocabulary, folder, Making(), workers=1, console=console)
+    return open_store(folder / task.name)
+
+
+def test_a_terminal_shows_a_bar_with_the_time_left(tmp_path: Path) -> None:
+    out = io.StringIO()
+    path = small.write_rows(tmp_path / "a.jsonl", small.rows(30))
+    console = Console(file=out, force_terminal=True, width=100)
+    task = small.task("t", small.source(path))
+    prepare_stores([task], load_vocabulary(SAMPLE_VOCABULARY), tmp_path, Making(shards=3), workers=1, console=console)
+    assert "3/3" in out.getvalue() and "left" in out.getvalue() and "0:00:0" in out.getvalue()
 
 
 def test_wrong_names_are_one_message(tmp_path: Path) -> None:
