@@ -42,7 +42,7 @@ def make_probe(folder: Path, rows: list[np.ndarray], transformers: bool) -> dict
     name = model.name
     if transformers:
         name, run = reference.transformers_logits(folder)
-        losses[name] = reference.mean_loss([run(row) for row in rows], rows)
+        losses[name] = reference.mean_loss(run(rows), rows)
     if abs(losses[name] - losses[model.name]) > AGREEMENT:
         what = f"{name} gives these files the loss {losses[name]:.4f}, {model.name} {losses[model.name]:.4f}"
         raise UserError(what, str(folder), "check config.json: RoPE, norm epsilon and heads are read differently")

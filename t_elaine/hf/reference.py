@@ -34,20 +34,20 @@ class NumpyModel:
         """One tensor in float32."""
         return tensors.read(self.tensors[name], box).astype(np.float32, copy=False)
 
-    def hidden(self, rows: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """For each row of ids [T]: the float32 residual stream after the final norm, [T,D]."""
+    def hidden(self, rows: Sequence[np.ndarray]) -> np.ndarray:
+        """The float32 residual stream after the final norm of all rows of ids, one after another: [N,D]."""
         table = self.tensors["model.embed_tokens.weight"]
-        streams = []
+        parts = []
         for row in rows:
             picked = {
                 int(i): tensors.read(table, [slice(int(i), int(i) + 1), slice(None)])[0] for i in set(row.tolist())
             }
-            streams.append(np.stack([picked[int(i)] for i in row]).astype(np.float32))
+            parts.append(np.stack([picked[int(i)] for i in row]).astype(np.float32))
+        x_ND, ends = np.concatenate(parts), np.cumsum([len(row) for row in rows])[:-1]
         for layer in range(self.config["num_hidden_layers"]):
             names = [n for n in self.tensors if n.startswith(f"model.layers.{layer}.") and not n.endswith("inv_freq")]
-            w = {n.split(".", 3)[3]: self.get(n) for n in names}
-            streams = [self._layer(x, w) for x in streams]
-        return [_norm(x, self.get("model.norm.weight"), self.config["rms_norm_eps"]) for x in streams]
+            x_ND = self._layer(x_ND, {n.split(".", 3)[3]: self.get(n) for n in names}, ends)
+        return _norm(x_ND, self.get("model.norm.weight"), self.config["rms_norm_eps"])
 
     def head_columns(self, start: int, stop: int) -> np.ndarray:
         """The output table for ids [start, stop): float32 [D, stop - start]."""
@@ -58,19 +58,20 @@ class NumpyModel:
     def logits(self, rows: Sequence[np.ndarray]) -> list[np.ndarray]:
         """For each row of ids [T]: float32 logits [T,V]."""
         size = self.config["vocab_size"]
-        return [x @ self.head_columns(0, size) for x in self.hidden(rows)]
+        return np.split(self.hidden(rows) @ self.head_columns(0, size), np.cumsum([len(row) for row in rows])[:-1])
 
-    def _layer(self, x_TD: np.ndarray, w: dict[str, np.ndarray]) -> np.ndarray:
+    def _layer(self, x_ND: np.ndarray, w: dict[str, np.ndarray], ends: np.ndarray) -> np.ndarray:
         eps = self.config["rms_norm_eps"]
-        x = _norm(x_TD, w["input_layernorm.weight"], eps)
+        x = _norm(x_ND, w["input_layernorm.weight"], eps)
         q, k, v = (
             x @ w[f"self_attn.{n}_proj.weight"].T + w.get(f"self_attn.{n}_proj.bias", np.float32(0)) for n in "qkv"
         )
-        x_TD = x_TD + self._attend(q, k, v) @ w["self_attn.o_proj.weight"].T
-        x = _norm(x_TD, w["post_attention_layernorm.weight"], eps)
+        mixed = [self._attend(*one) for one in zip(*(np.split(y, ends) for y in (q, k, v)), strict=True)]
+        x_ND = x_ND + np.concatenate(mixed) @ w["self_attn.o_proj.weight"].T
+        x = _norm(x_ND, w["post_attention_layernorm.weight"], eps)
         gate = x @ w["mlp.gate_proj.weight"].T
         gate = gate / (1 + np.exp(-gate))
-        return x_TD + (gate * (x @ w["mlp.up_proj.weight"].T)) @ w["mlp.down_proj.weight"].T
+        return x_ND + (gate * (x @ w["mlp.up_proj.weight"].T)) @ w["mlp.down_proj.weight"].T
 
     def _attend(self, q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
         T = len(q)
@@ -121,8 +122,8 @@ def transformers_fit(parameters: int) -> bool:
     return has_transformers() and 2 * 4 * parameters < free
 
 
-def transformers_logits(folder: Path) -> tuple[str, Callable[[np.ndarray], np.ndarray]]:
-    """The reference's name with versions, and a function from ids [T] to float32 logits [T,V].
+def transformers_logits(folder: Path) -> tuple[str, Callable[[Sequence[np.ndarray]], list[np.ndarray]]]:
+    """The reference's name with versions, and a function from rows of ids [T] to float32 logits [T,V] of each.
 
     The whole model is in memory as float32. Needs transformers and PyTorch; safetensors only, no remote code.
     """
@@ -134,9 +135,14 @@ def transformers_logits(folder: Path) -> tuple[str, Callable[[np.ndarray], np.nd
     )
     model.eval()
 
-    def logits(row: np.ndarray) -> np.ndarray:
+    def logits(rows: Sequence[np.ndarray]) -> list[np.ndarray]:
+        # Padding on the right is after all that a causal model looks at.
+        tokens_BT = torch.zeros((len(rows), max(len(row) for row in rows)), dtype=torch.int64)
+        for index, row in enumerate(rows):
+            tokens_BT[index, : len(row)] = torch.from_numpy(row.astype(np.int64))
         with torch.no_grad():
-            return model(torch.from_numpy(row.astype(np.int64))[None]).logits[0].numpy()
+            scores_BTV = model(tokens_BT, use_cache=False).logits.numpy()
+        return [scores[: len(row)] for scores, row in zip(scores_BTV, rows, strict=True)]
 
     return f"transformers {transformers.__version__}, torch {torch.__version__}, float32", logits
 
