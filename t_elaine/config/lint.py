@@ -19,7 +19,13 @@ from t_elaine.errors import UserError
 from t_elaine.paths import shipped
 
 # A fragment is checked together with a recipe that it completes.
-COMPANIONS = {"models": "cpt.gin", "hardware": "cpt.gin", "sweeps": "cpt.gin", "quickstart.gin": "cpt.gin"}
+COMPANIONS = {
+    "models": "cpt.gin",
+    "hardware": "cpt.gin",
+    "recipes": "cpt.gin",
+    "sweeps": "cpt.gin",
+    "quickstart.gin": "cpt.gin",
+}
 
 # gin's own constant for "must be given by a later file or a flag".
 REQUIRED = MacroUse("gin.REQUIRED")

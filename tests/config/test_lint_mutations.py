@@ -9,7 +9,8 @@ import pytest
 
 from t_elaine.config import gin_files, lint
 from t_elaine.errors import UserError
-from tests.config.mutations import KINDS, Mutation, mutations, put
+from tests.config.mutation_kinds import KINDS, mutations
+from tests.config.mutations import Mutation, put
 
 SEED = 1
 MADE_UP = [["base.gin"], ["base.gin", "small.gin"], ["base.gin", "sweep.gin"]]
