@@ -4,7 +4,6 @@ Whether they do is checked each time a vocabulary is loaded: on the vocabulary i
 set of awkward texts. Where anything differs, or the file asks for a step that is not known here, there is no fast path.
 """
 
-import json
 import random
 import unicodedata
 from collections.abc import Callable
@@ -78,14 +77,13 @@ def split_pattern(pre_tokenizer: dict[str, Any] | None) -> str | None:
     return None
 
 
-def fast_encoder(tokenizer: tokenizers.Tokenizer, slow: Encoder) -> Encoder | None:
+def fast_encoder(settings: dict[str, Any], slow: Encoder) -> Encoder | None:
     """An encoder through tiktoken with the ids of `slow`, or None where they are not proved equal on the probes.
 
     Args:
-        tokenizer: a byte-level BPE tokenizer.
-        slow: encodes with `tokenizer` itself, special tokens' text as plain text.
+        settings: the content of a byte-level BPE tokenizer.json.
+        slow: encodes with that tokenizer itself, special tokens' text as plain text.
     """
-    settings = json.loads(tokenizer.to_str())
     pattern = split_pattern(settings["pre_tokenizer"])
     normalizer = (settings["normalizer"] or {}).get("type")
     # Added tokens that are not special are cut out of text before BPE; tiktoken has no such step.

@@ -175,7 +175,7 @@ def _load_huggingface(file: Path, content: bytes, digest: str) -> Vocabulary:
         encoded = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         return [np.array(e.ids, np.uint32) for e in encoded]
 
-    fast = fast_encoder(tokenizer, slow) if byte_level else None
+    fast = fast_encoder(settings, slow) if byte_level else None
     named = _named_specials(file.parent, special)
     return Vocabulary(
         kind="huggingface",
