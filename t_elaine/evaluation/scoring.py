@@ -7,25 +7,28 @@ models is paired: both are resampled with the same draws.
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import comb
+from math import comb, isfinite, nan
 
 import numpy as np
 
 LEVEL = 0.95
 # Documents are dealt into at most this many blocks, and blocks are resampled: the cost stays bounded.
 MAX_BLOCKS = 2000
+# Fewer units than this say nothing about their spread: no interval is given.
+MIN_UNITS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
-    """A value with its 95 % interval."""
+    """A value with its 95 % interval; ends that are not known are NaN here and null in files."""
 
     value: float
     low: float
     high: float
 
-    def to_dict(self, digits: int = 6) -> dict[str, float]:
-        return {name: round(float(getattr(self, name)), digits) for name in ("value", "low", "high")}
+    def to_dict(self, digits: int = 6) -> dict[str, float | None]:
+        found = {name: float(getattr(self, name)) for name in ("value", "low", "high")}
+        return {name: round(value, digits) if isfinite(value) else None for name, value in found.items()}
 
 
 def weights(n: int, resamples: int, seed: int) -> np.ndarray:
@@ -44,6 +47,8 @@ def difference(
 ) -> Interval:
     """(sum(child) - sum(parent)) / sum(denominator) over the same units, arrays [n]: the paired difference."""
     gap, below = _blocks(np.asarray(child, np.float64) - np.asarray(parent, np.float64)), _blocks(denominator)
+    if len(gap) < MIN_UNITS:
+        return Interval(value=float(gap.sum() / below.sum()), low=nan, high=nan)
     drawn = weights(len(gap), resamples, seed)
     sums = drawn @ below
     values = np.divide(drawn @ gap, sums, out=np.full(len(sums), np.nan), where=sums > 0)

@@ -21,10 +21,10 @@ def show(result: dict[str, Any], console: Console) -> None:
         rows = [row for row in result["bits_per_byte"] if row["level"] == level and "child" in row]
         if rows:
             console.print(_bits(rows, label, both))
-    if result["exams"]:
-        console.print(_exams(result["exams"], both))
+    for exam in result["exams"]:
+        console.print(_exam(exam, both))
     if result["bits_per_byte"] or result["exams"]:
-        console.print("[dim]brackets: 95 % bootstrap intervals; Δ: child − parent, paired[/dim]")
+        console.print("[dim]in brackets 95 % bootstrap intervals, none below 5 documents; Δ child − parent[/dim]")
 
 
 def _table(title: str, label: str, both: bool, extra: tuple[str, ...]) -> Table:
@@ -46,24 +46,24 @@ def _bits(rows: list[dict[str, Any]], label: str, both: bool) -> Table:
     return table
 
 
-def _exams(exams: list[dict[str, Any]], both: bool) -> Table:
-    table = _table("exams by option likelihood, % right", "exam", both, ("n", "chance", "most"))
-    for exam in exams:
-        for i, name in enumerate((exam["headline"], *(n for n in exam["scores"] if n != exam["headline"]))):
-            score = exam["scores"][name]
-            cells = [interval(score["child"], 1, 100)]
-            if both:
-                cells += [f"{100 * score['parent']['value']:.1f}", interval(score["difference"], 1, 100, True)]
-            lines = (str(exam["questions"]), f"{100 * exam['chance']:.0f}", f"{100 * exam['majority']['accuracy']:.0f}")
-            if i == 0:
-                table.add_row(exam["suite"], *(lines), *([""] * len(cells)))
-            table.add_row(f"  {name.replace('_', ' ')}", "", "", "", *cells)
+def _exam(exam: dict[str, Any], both: bool) -> Table:
+    most = exam["majority"]
+    lines = f"chance {100 * exam['chance']:.0f}, always {most['answer']} {100 * most['accuracy']:.0f}"
+    table = _table(f"{exam['suite']}, % right of {exam['questions']} ({lines})", "option likelihood", both, ())
+    for name in (exam["headline"], *(name for name in exam["scores"] if name != exam["headline"])):
+        score = exam["scores"][name]
+        cells = [interval(score["child"], 1, 100)]
+        if both:
+            cells += [f"{100 * score['parent']['value']:.1f}", interval(score["difference"], 1, 100, True)]
+        table.add_row(name.replace("_", " "), *cells)
     return table
 
 
-def interval(value: dict[str, float], digits: int, factor: float = 1.0, signed: bool = False) -> str:
-    """A value with its interval: 1.234 [1.200–1.270]; a signed one: −0.020 [−0.031 +0.002]."""
+def interval(value: dict[str, Any], digits: int, factor: float = 1.0, signed: bool = False) -> str:
+    """A value with its interval, if it has one: 1.234 [1.200–1.270]; a signed one: −0.020 [−0.031 +0.002]."""
     sign = "+" if signed else ""
+    if value["low"] is None:
+        return f"{factor * value['value']:{sign}.{digits}f}".replace("-", "−")
     shown = [f"{factor * value[name]:{sign}.{digits}f}".replace("-", "−") for name in ("value", "low", "high")]
     return f"{shown[0]} \\[{shown[1]}{' ' if signed else '–'}{shown[2]}]"
 

@@ -70,22 +70,30 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
-def verdict(difference: dict[str, float], lower_is_better: bool) -> str:
-    """ "better" or "worse" where the interval leaves out zero, else ""."""
-    if difference["low"] <= 0 <= difference["high"]:
+def verdict(difference: dict[str, Any], lower_is_better: bool) -> str:
+    """ "better" or "worse" where there is an interval and it leaves out zero, else ""."""
+    if difference["low"] is None or difference["low"] <= 0 <= difference["high"]:
         return ""
     return "better" if (difference["value"] < 0) == lower_is_better else "worse"
 
 
-def bar(difference: dict[str, float], scale: float) -> dict[str, float]:
-    """Places of a difference and its interval on a track from -scale to +scale, in percent."""
+def bar(difference: dict[str, Any], scale: float) -> dict[str, float] | None:
+    """Places of a difference and its interval on a track from -scale to +scale, in percent; None without one."""
+    if difference["low"] is None:
+        return None
     low, value, high = (round(50 + 48 * difference[name] / scale, 2) for name in ("low", "value", "high"))
     return {"low": low, "value": value, "width": round(high - low, 2)}
 
 
 def scale(rows: Sequence[Line]) -> float:
     """The largest end of an interval of a difference."""
-    ends = [abs(row["difference"][end]) for row in rows if "difference" in row for end in ("low", "high")]
+    ends = [
+        abs(row["difference"][end])
+        for row in rows
+        if "difference" in row
+        for end in ("low", "high")
+        if row["difference"][end] is not None
+    ]
     return max(ends, default=0.0) or 1.0
 
 
@@ -190,8 +198,9 @@ def _change(row: Line, digits: int, factor: float = 1.0) -> str:
     """Parent's value to child's; a factor of 100 makes them percent, and the gap percentage points."""
     before, after = (number(row[side]["value"], digits, factor) for side in ("parent", "child"))
     gap, low, high = (number(row["difference"][name], digits, factor, True) for name in ("value", "low", "high"))
+    interval = "too few for an interval" if low == "–" else f"interval {low} to {high}"
     percent, points = ("\u202f%", " points") if factor == 100 else ("", "")
-    return f"{before} to {after}{percent} ({gap}{points}, interval {low} to {high})"
+    return f"{before} to {after}{percent} ({gap}{points}, {interval})"
 
 
 def small_exams(exams: Sequence[Line]) -> str:

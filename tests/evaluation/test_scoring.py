@@ -52,6 +52,12 @@ def test_many_units_keep_their_spread() -> None:
     assert found.high - found.low == pytest.approx(2 * 1.96 * 0.5 / np.sqrt(50_000), rel=0.15)
 
 
+def test_few_units_have_no_interval() -> None:
+    found = scoring.difference(np.array([1.0, 2.0]), np.array([1.5, 2.0]), np.array([2, 3])).to_dict()
+    assert found == {"value": -0.1, "low": None, "high": None}
+    assert scoring.ratio(np.arange(5.0), np.ones(5)).to_dict()["low"] is not None
+
+
 def test_choices() -> None:
     assert scoring.choose([-3.0, -1.0, -2.0], 1) == (1,)
     assert scoring.choose([-3.0, -1.0, -2.0], 2) == (1, 2)
