@@ -1,13 +1,15 @@
 """Tiny models of every supported family for the tests of this folder: config.json dictionaries and distinct tensors."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from t_elaine.hf import mapping, tensors
+from t_elaine.hf import mapping, run_import, tensors
 from t_elaine.model import config as model_config
+from t_elaine.parallel.mesh import MeshConfig
 
 BASE: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
@@ -62,3 +64,46 @@ def write_model(folder: Path, family: str, dtype: str = "float32", shard_bytes: 
     tensors.write_tensors(folder, planned, lambda n: distinct_values(shapes[n], seeds[n], dtype), shard_bytes)
     (folder / "config.json").write_text(json.dumps({**FAMILIES[family], "dtype": dtype}), encoding="utf-8")
     return folder
+
+
+def encode(texts: list[str]) -> list[np.ndarray]:
+    """A stand-in for a tokenizer of 320 ids: one id a UTF-8 byte, after the specials."""
+    return [np.frombuffer(text.encode(), np.uint8).astype(np.uint32) + 10 for text in texts]
+
+
+def save_vocabulary(folder: Path) -> None:
+    """What a run folder's vocabulary/ holds, as far as import and export look into it."""
+    record = {"kind": "huggingface", "sha256": VOCABULARY_SHA256, "size": 320, "bos": 1, "eos": 2, "pad": None}
+    (folder / "vocabulary.json").write_text(json.dumps(record), encoding="utf-8")
+    (folder / "tokenizer.json").write_text(TOKENIZER, encoding="utf-8")
+
+
+TOKENIZER = '{"stand-in": true}'
+VOCABULARY_SHA256 = hashlib.sha256(TOKENIZER.encode()).hexdigest()
+
+
+def add_small_files(folder: Path) -> Path:
+    """What comes with a model beside its weights."""
+    texts = {
+        "tokenizer.json": TOKENIZER,
+        "tokenizer_config.json": "{}",
+        "generation_config.json": '{"temperature": 0.6}',
+        "chat_template.jinja": "{{ messages }}",
+        "LICENSE": "Parent's licence",
+        "NOTICE.txt": "Parent's notice",
+        "USE_POLICY.md": "Parent's policy",
+        "README.md": "---\nlicense: llama3\nother: x\n---\nThe parent.",
+        "training_args.bin": "a pickle that nobody may carry along",
+    }
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    return folder
+
+
+def imported(folder: Path, to: Path, origin: str = "lab/parent@0123abc", **options: Any) -> Path:
+    """Import a folder with the stand-in vocabulary, transformers left out."""
+    vocabulary = run_import.ImportedVocabulary(
+        sha256=VOCABULARY_SHA256, size=320, bos=1, encode=encode, save=save_vocabulary
+    )
+    run_import.import_model(folder, str(to), vocabulary, origin, MeshConfig(), **options)
+    return to
