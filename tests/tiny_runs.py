@@ -6,6 +6,8 @@ As a script: `python tests/tiny_runs.py '{"run_dir": …, "stores": […], …}'
 import hashlib
 import json
 import os
+import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -134,12 +136,32 @@ def parameters(run_dir: Path, step: int) -> dict[str, np.ndarray]:
     }
 
 
+def fill_disk_at(step: int | None, largest: int = 20_000) -> None:
+    """From this step on, no file of this process may grow past `largest` bytes, as on a full disk."""
+    if step is None:
+        return
+    from t_elaine import assembly
+    from t_elaine.training import loop as looping
+
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    report = looping.report
+
+    def limited(done: int, *arguments: Any) -> None:
+        report(done, *arguments)
+        if done >= step:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
+
+    looping.report = limited
+    assert assembly.looping is looping
+
+
 def main() -> int:
     """Train as told by the JSON in the first argument; a UserError is printed and ends with 2, as in commands."""
     from t_elaine.errors import UserError
     from t_elaine.train import train
 
     told = json.loads(sys.argv[1])
+    fill_disk_at(told.pop("full_disk_at", None))
     try:
         return train(**settings(**told))
     except UserError as error:

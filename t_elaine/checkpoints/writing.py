@@ -3,15 +3,20 @@
 A checkpoint counts only once its digests are there. The two newest that count are never removed. Nothing is read here.
 """
 
+import contextlib
 import dataclasses
 import errno
+import logging
 import os
 import shutil
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from t_elaine import paths
@@ -21,6 +26,7 @@ from t_elaine.checkpoints.layout import CheckpointMeta
 from t_elaine.errors import UserError
 from t_elaine.faults import fault_point
 
+SPARE = 16 << 20  # records, digests, the file system's own
 NO_SPACE = ("no space left", "disk quota", "file too large", "resource_exhausted")
 
 
@@ -56,6 +62,9 @@ class Checkpoints:
         self._run_dir, self._settings, self._say = run_dir, settings, say
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
+        self._failed = False
+        self._quiet = contextlib.ExitStack()
+        self._quiet.enter_context(one_voice())
         folder = layout.checkpoints_dir(run_dir)
         if jax.process_index() == 0:
             for step in layout.incomplete_steps(run_dir):
@@ -86,8 +95,10 @@ class Checkpoints:
             failed = error
         try:
             self._manager.close()
-        except (OSError, ValueError, RuntimeError) as error:  # the manager tells a failed save a second time
-            failed = failed or UserError(f"the last checkpoint could not be saved: {error}", self._run_dir)
+        except (OSError, ValueError, RuntimeError) as error:
+            if not self._failed:  # the manager tells a failed save again
+                failed = UserError(f"the last checkpoint could not be saved: {error}", self._run_dir)
+        self._quiet.close()
         if failed is not None and kind is None:
             raise failed
         if failed is not None:
@@ -111,6 +122,7 @@ class Checkpoints:
         """
         self.wait()
         fault_point("checkpoint.before_save")
+        self._check_space((params, optimizer), meta.step)
         meta = dataclasses.replace(meta, has_optimizer=optimizer is not None)
         items = {
             layout.PARAMS: TreeSave(params, save_args=save_args(params)),
@@ -126,6 +138,15 @@ class Checkpoints:
         self._thread.start()
         if not self._settings.asynchronous:
             self.wait()
+
+    def _check_space(self, tree: Any, step: int) -> None:
+        """Refuse to begin a save that the disk cannot hold: as long as nothing is written, nothing is half written."""
+        if paths.is_remote(self._run_dir):
+            return
+        wanted = sum(held_bytes(leaf) for leaf in jax.tree.leaves(tree)) + SPARE
+        free = shutil.disk_usage(layout.checkpoints_dir(self._run_dir)).free
+        if free < wanted:
+            raise self._explained(OSError(errno.ENOSPC, f"{wanted:,} bytes are needed, {free:,} are free"), step)
 
     def wait(self) -> None:
         """Wait until the save in flight is complete, digests included. Raises UserError if it failed."""
@@ -158,16 +179,50 @@ class Checkpoints:
 
     def _explained(self, error: Exception, step: int) -> UserError:
         """The failed save as a message; its half-written folder is removed, the earlier checkpoints are untouched."""
-        where = layout.step_dir(self._run_dir, step)
+        self._failed, where = True, layout.step_dir(self._run_dir, step)
         there = layout.complete_steps(self._run_dir)
         kept = f"checkpoint {there[-1]} is intact" if there else "no earlier checkpoint exists"
         for name in paths.listing(layout.checkpoints_dir(self._run_dir)):
             if name == str(step) or name.startswith(f"{step}.orbax-checkpoint-tmp"):
                 remove(paths.join(layout.checkpoints_dir(self._run_dir), name))
         if disk_full(error):
-            what = f"no space left while saving checkpoint {step}; {kept}"
+            figures = f" ({error.strerror})" if isinstance(error, OSError) and error.errno == errno.ENOSPC else ""
+            what = f"no space left while saving checkpoint {step}{figures}; {kept}"
             return UserError(what, where, "free space or take another RUN_DIR, then start the same command again")
         return UserError(f"checkpoint {step} could not be saved: {error}; {kept}", where, "look at the folder's disk")
+
+
+def held_bytes(leaf: Any) -> int:
+    """Bytes of an array that this host will write: its devices' pieces, each copied piece once."""
+    if not isinstance(leaf, jax.Array):
+        return int(np.asarray(leaf).nbytes)
+    return sum(shard.data.nbytes for shard in leaf.addressable_shards if shard.replica_id == 0)
+
+
+@contextmanager
+def one_voice() -> Iterator[None]:
+    """While inside, what Orbax and TensorStore print beside the exception they raise for a failed save is not shown.
+
+    Orbax logs the traceback; TensorStore's threads print "Event loop is closed" once for each write still under way.
+    """
+    before, logger = sys.unraisablehook, logging.getLogger("absl")
+
+    def hook(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            before(unraisable)
+
+    sys.unraisablehook = hook
+    logger.addFilter(no_traceback)
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
+        logger.removeFilter(no_traceback)
+
+
+def no_traceback(record: logging.LogRecord) -> bool:
+    """Log filter: False for tracebacks that Orbax logs."""
+    return not (record.exc_info and "orbax" in record.pathname)
 
 
 def disk_full(error: BaseException) -> bool:

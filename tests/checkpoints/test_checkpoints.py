@@ -266,6 +266,17 @@ def test_hosts_digest_their_own_files_and_all_are_checked(tmp_path: Path) -> Non
         verify.faults(str(tmp_path))
 
 
+def test_a_save_that_cannot_fit_is_not_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_steps(tmp_path, [1])
+    usage = writing.shutil.disk_usage(tmp_path)._replace(free=10**6)
+    monkeypatch.setattr(writing.shutil, "disk_usage", lambda folder: usage)
+    with pytest.raises(
+        UserError, match=r"checkpoint 2 \([\d,]+ bytes are needed, 1,000,000 are free\); checkpoint 1 is"
+    ):
+        save_steps(tmp_path, [2])
+    assert os.listdir(tmp_path / "checkpoints") == ["1"]
+
+
 FULL_DISK = """
 import dataclasses, resource, signal, sys
 sys.path.insert(0, {tests!r})
