@@ -20,7 +20,7 @@ from t_elaine.reporting.record import Series, smoothed, thinned
 INK, FAINT = "#010203", "#040506"
 COLOURS = tuple(f"#0a0b{i:02x}" for i in range(8))
 POINTS = 400
-SMOOTHED_FROM = 60
+SMOOTHED_FROM = 30
 SIZE = (4.3, 2.55)
 FONTS = ("Noto Sans CJK JP", "Noto Sans JP", "Source Han Sans", "IPAexGothic", "Hiragino Sans", "Yu Gothic", "SimHei")
 
