@@ -4,6 +4,7 @@ By hand, because the automatic gradients save more than is needed and order thei
 large operand. Results are the textbook ones; the tests compare them with automatic differentiation.
 """
 
+import math
 from functools import partial
 from typing import Any
 
@@ -19,7 +20,7 @@ def _contract(a: jax.Array, b: jax.Array, a_axes: range, b_axes: range) -> jax.A
 def linear(x: jax.Array, w: jax.Array, axes: int = 1) -> jax.Array:
     """Contract the last `axes` dimensions of x [B,T,...] with the first of w; the dtype is theirs.
 
-    The weight's gradient is computed with the inputs first, which keeps the (larger) output gradient as it lies.
+    The weight's gradient is computed with its narrower operand first: a CPU transposes the first one in memory.
     """
     return _contract(x, w, range(x.ndim - axes, x.ndim), range(axes))
 
@@ -32,8 +33,11 @@ def _linear_backward(axes: int, residuals: tuple[jax.Array, jax.Array], dy: jax.
     x, w = residuals
     rows = x.ndim - axes
     dx = _contract(dy, w, range(rows, dy.ndim), range(axes, w.ndim))
-    dw = _contract(x, dy, range(rows), range(rows))
-    return dx, dw
+    if math.prod(x.shape[rows:]) <= math.prod(dy.shape[rows:]):
+        return dx, _contract(x, dy, range(rows), range(rows))
+    dw = _contract(dy, x, range(rows), range(rows))
+    outputs = dy.ndim - rows
+    return dx, jnp.transpose(dw, (*range(outputs, dw.ndim), *range(outputs)))
 
 
 linear.defvjp(_linear_forward, _linear_backward)
