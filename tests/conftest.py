@@ -2,6 +2,7 @@
 
 import collections
 import importlib.metadata
+import importlib.util
 import os
 from pathlib import Path
 
@@ -11,6 +12,10 @@ if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", "")
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
 # Offline: a test that reaches for a hub must fail, not wait.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# PyTorch's CUDA wheels bring Triton. Triton and TensorFlow each carry an LLVM, and the process crashes if TensorFlow is
+# loaded first; some tests load TensorFlow and a later one PyTorch.
+if importlib.util.find_spec("triton"):
+    importlib.import_module("triton")
 
 import jax
 import pytest
