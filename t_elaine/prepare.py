@@ -6,10 +6,21 @@ from collections.abc import Sequence
 from t_elaine.data.identity import Making
 from t_elaine.data.tasks import load_modules
 from t_elaine.data.vocabulary import load_vocabulary
-from t_elaine.data.workers import prepare_named
+from t_elaine.data.workers import mapper_of, prepare_named
 from t_elaine.paths import shipped
 
-FLAGS = ("tasks", "vocabulary", "stores", "data_root", "shards", "workers", "drop_duplicates", "overwrite")
+FLAGS = (
+    "tasks",
+    "vocabulary",
+    "stores",
+    "data_root",
+    "shards",
+    "workers",
+    "runner",
+    "beam_options",
+    "drop_duplicates",
+    "overwrite",
+)
 
 
 def prepare(
@@ -23,6 +34,8 @@ def prepare(
     validation_share: float = 0.01,
     shards: int = 0,
     workers: int = 0,
+    runner: str = "local",
+    beam_options: tuple[str, ...] = (),
     max_rejected_share: float = 0.01,
     allowed_licences: tuple[str, ...] = (),
     drop_duplicates: bool = False,
@@ -40,13 +53,16 @@ def prepare(
         after: ids put after every document.
         validation_share: share of the texts, by hash, kept for validation.
         shards: how many shards a store has; 0: by size.
-        workers: processes; 0: one for each core.
+        workers: processes of the local runner; 0: one for each core.
+        runner: "local", processes of this machine; "beam", an Apache Beam pipeline (the extra `beam`).
+        beam_options: Beam's own flags, such as "--runner=FlinkRunner"; without it all is done in one process.
         max_rejected_share: share of malformed records past which the run stops.
         allowed_licences: refuse sources with another licence; empty: any.
         drop_duplicates: of equal texts within a task keep the first.
         data_root: folder that `{data_root}` in the sources' files stands for.
         overwrite: make stores anew even where one is there.
     """
+    mapper = mapper_of(runner, beam_options)
     load_modules(modules)
     making = Making(
         before=before,
@@ -60,7 +76,7 @@ def prepare(
     )
     samples = shipped("data_tasks") / "samples" / "vocabulary"
     loaded = load_vocabulary(vocabulary.replace("{samples}", str(samples)))
-    prepare_named(tasks, loaded, stores, making, workers=workers, overwrite=overwrite)
+    prepare_named(tasks, loaded, stores, making, workers=workers, mapper=mapper, overwrite=overwrite)
     return 0
 
 

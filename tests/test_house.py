@@ -62,7 +62,7 @@ THIRD_PARTY = {
     "seqio": ["data/tasks.py"],
     "tensorflow": ["data/tasks.py"],
     "tensorflow_datasets": ["data/tasks.py", "data/sources.py"],
-    "apache_beam": ["data/preparation.py"],
+    "apache_beam": ["data/beam.py"],
     "safetensors": ["hf"],
     "huggingface_hub": ["hf"],
     "transformers": ["hf"],

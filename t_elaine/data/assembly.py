@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,8 +127,7 @@ def _begin(partial: Path, identity: dict[str, Any]) -> None:
         print(f"{partial.name}: unfinished work for other settings or sources is thrown away")
         shutil.rmtree(partial)
     partial.mkdir(exist_ok=True)
-    for leftover in partial.glob(".*.tmp"):
-        leftover.unlink()
+    _clear(partial.glob(".*.tmp"))
     write_json(partial / "sources.json", identity["files"])
     write_json(path, without_times(identity))
 
@@ -299,12 +298,20 @@ def _other_digests(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): file_sha256(path) for path in paths}
 
 
+def _clear(leftovers: Iterable[Path]) -> None:
+    """Remove files, and folders in which a shard was made apart."""
+    for leftover in list(leftovers):
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
+
+
 def _finish_commit(final: Path, partial: Path) -> None:
     """If `partial` is a whole store, clear it of parts and give it its name; the store before it goes last."""
     old = final.with_name(f".{final.name}.old")
     if (partial / MANIFEST).is_file():
-        for leftover in [*partial.glob("part-*"), *partial.glob(".*.tmp"), partial / "made_by.json"]:
-            leftover.unlink(missing_ok=True)
+        _clear([*partial.glob("part-*"), *partial.glob(".*.tmp"), partial / "made_by.json"])
         if final.is_dir():
             shutil.rmtree(old, ignore_errors=True)
             os.rename(final, old)

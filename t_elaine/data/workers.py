@@ -1,14 +1,16 @@
 """Runs the making of stores: shards of all tasks over processes, a progress bar, reports as tables.
 
 Processes are spawned, never forked, and import neither JAX nor settings. One worker works in this process itself.
+Whatever can map a function over shards may take the processes' place: data/beam.py does.
 """
 
 import errno
+import functools
 import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
@@ -31,6 +33,9 @@ from t_elaine.data.vocabulary import Vocabulary
 from t_elaine.errors import UserError
 from t_elaine.paths import is_remote
 
+Mapper = Callable[[list[Shard]], Iterator[Shard]]
+"""Makes shards and yields each of them when it is finished."""
+
 
 def prepare_named(
     names: Sequence[str],
@@ -39,6 +44,7 @@ def prepare_named(
     making: Making,
     *,
     workers: int = 0,
+    mapper: Mapper | None = None,
     overwrite: bool = False,
     console: Console | None = None,
 ) -> list[dict[str, Any]]:
@@ -54,7 +60,7 @@ def prepare_named(
     if not wanted:
         raise UserError("prepare was given no task", "prepare.tasks", 'name tasks or mixtures: ("samples",)')
     console, folder = console or Console(), Path(stores)
-    how: dict[str, Any] = {"workers": workers, "overwrite": overwrite, "console": console}
+    how: dict[str, Any] = {"workers": workers, "mapper": mapper, "overwrite": overwrite, "console": console}
     manifests = prepare_stores(list(wanted.values()), vocabulary, folder, making, **how)
     for name, (_, weights) in zip(names, found, strict=True):
         if weights is not None:
@@ -74,6 +80,7 @@ def prepare_stores(
     making: Making,
     *,
     workers: int = 0,
+    mapper: Mapper | None = None,
     overwrite: bool = False,
     console: Console | None = None,
 ) -> list[dict[str, Any]]:
@@ -81,6 +88,7 @@ def prepare_stores(
 
     Args:
         workers: processes; 0: one for each core.
+        mapper: runs the shards instead of processes of this machine.
         overwrite: make stores anew even where one is there.
 
     Returns:
@@ -99,11 +107,11 @@ def prepare_stores(
             if work is None:
                 console.print(f"{name}: up to date, nothing to do", highlight=False)
         if works:
-            _make(works, workers or os.cpu_count() or 1, console)
+            _make(works, mapper or functools.partial(_map, workers=workers or os.cpu_count() or 1), console)
     return [read_manifest(stores / task.name) for task in tasks]
 
 
-def _make(works: list[Work], workers: int, console: Console) -> None:
+def _make(works: list[Work], mapper: Mapper, console: Console) -> None:
     waiting = [shard for work in works for shard in work.shards if finished(shard) is None]
     total = sum(len(work.shards) for work in works)
     if len(waiting) < total:
@@ -111,7 +119,7 @@ def _make(works: list[Work], workers: int, console: Console) -> None:
     left = {work.task.name: work for work in works}
     try:
         with _progress(console, total, total - len(waiting)) as advance:
-            for done in _map(waiting, workers):
+            for done in mapper(waiting):
                 advance(done)
                 _seal_if_complete(left, done.task.name)
             for name in list(left):
@@ -130,6 +138,30 @@ def _seal_if_complete(left: dict[str, Work], name: str) -> None:
     reports = [report for shard in work.shards if (report := finished(shard)) is not None]
     if len(reports) == len(work.shards):
         seal(left.pop(name), reports)
+
+
+def mapper_of(runner: str, beam_options: Sequence[str]) -> Mapper | None:
+    """What runs the shards; None: processes of this machine.
+
+    Raises:
+        UserError: there is no such runner, or its package is not installed.
+    """
+    if runner == "beam":
+        from t_elaine.data import beam
+
+        beam.load()  # before the sources are read, which may take long
+        return functools.partial(beam.over_beam, options=beam_options)
+    if runner != "local":
+        raise UserError(
+            f"there is no runner {runner!r}",
+            "prepare.runner",
+            "'local' or 'beam'; Beam's runner is named in beam_options",
+        )
+    if beam_options:
+        raise UserError(
+            "Beam's options are given to the local runner", "prepare.beam_options", "prepare.runner = 'beam'"
+        )
+    return None
 
 
 def _map(shards: list[Shard], workers: int) -> Iterator[Shard]:
