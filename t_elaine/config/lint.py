@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from t_elaine.config import gin_files, reach, settings, types
+from t_elaine.config import gin_files, overrides, reach, settings, types
 from t_elaine.config.gin_files import MacroUse, Reference, RepeatedKeys, Statement
+from t_elaine.config.overrides import REQUIRED
 from t_elaine.config.written import near, nearest, parts, show
 from t_elaine.errors import UserError
 from t_elaine.paths import shipped
@@ -26,9 +27,6 @@ COMPANIONS = {
     "sweeps": "cpt.gin",
     "quickstart.gin": "cpt.gin",
 }
-
-# gin's own constant for "must be given by a later file or a flag".
-REQUIRED = MacroUse("gin.REQUIRED")
 
 Known = dict[str, Callable[..., Any]]
 
@@ -43,10 +41,10 @@ class Fault:
 
 
 def check(command: str, statements: Sequence[Statement]) -> list[str]:
-    """Refuse faulty bindings; list the deliberate overrides.
+    """Refuse faulty bindings; tell the deliberate overrides.
 
     Returns:
-        a line for each binding that a later file or flag overrides.
+        lines that say what a later file or flag overrides.
     Raises:
         UserError: holds every fault with its place.
     """
@@ -55,7 +53,7 @@ def check(command: str, statements: Sequence[Statement]) -> list[str]:
         first, rest = found[0], found[1:]
         more = "".join(f"\n\nerror: {f.what}\nwhere: {f.where}\nmend: {f.mend}" for f in rest)
         raise UserError(first.what, first.where, first.mend + more)
-    return overrides(statements)
+    return overrides.tell(statements)
 
 
 def faults(statements: Sequence[Statement]) -> list[Fault]:
@@ -253,18 +251,6 @@ def missing(command: str, statements: Sequence[Statement]) -> list[Fault]:
                     key = part.name if open_macro else bound[parameter.name].key
                     found.append(Fault(f"{key} must be given", bound[parameter.name].place, f"--gin.{key}=VALUE"))
     return list(dict.fromkeys(found))
-
-
-def overrides(statements: Sequence[Statement]) -> list[str]:
-    """A line for each binding that a later file or flag overrides on purpose."""
-    last: dict[str, Statement] = {}
-    lines = []
-    for s in statements:
-        before = last.get(s.key)
-        if before is not None and before.value != s.value and before.value != REQUIRED:
-            lines.append(f"override: {s.key} = {show(before.value)} ({before.place}) → {show(s.value)} ({s.place})")
-        last[s.key] = s
-    return lines
 
 
 def shipped_file_sets() -> list[list[str]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import gin
 import pytest
 
-from t_elaine.config import gin_files, lint, reach, settings
+from t_elaine.config import gin_files, lint, overrides, reach, settings
 from t_elaine.errors import UserError
 
 
@@ -24,11 +24,19 @@ def write(text: str, name: str = "own.gin") -> list[str]:
 
 def test_overrides_on_purpose_are_listed_not_refused(house: Path) -> None:
     flags = ["train.steps = 7", "PEAK = 2e-4", "train.steps = 8"]
-    lines = lint.check("train", gin_files.statements(["base.gin", "small.gin"], flags))
-    assert "override: STEPS = 100 (base.gin:4) → 5 (small.gin:2)" in lines
-    assert "override: PEAK = 0.001 (small.gin:3) → 0.0002 (--gin.PEAK)" in lines
-    assert "override: train.steps = 7 (--gin.train.steps) → 8 (--gin.train.steps)" in lines
-    assert not [line for line in lines if "shuffle" in line]
+    told = " ".join(
+        line.strip() for line in lint.check("train", gin_files.statements(["base.gin", "small.gin"], flags))
+    )
+    assert "small.gin overrides" in told and "STEPS 100 → 5" in told
+    assert "--gin.PEAK overrides 1: PEAK 0.001 → 0.0002" in told
+    assert "train.steps 7 → 8" in told
+    assert "shuffle" not in told
+
+
+def test_many_overrides_take_few_lines(house: Path) -> None:
+    flags = [f"Corpora.folders = {['stores/' + 'x' * 90]!r}", *(f"train.steps = {n}" for n in range(20))]
+    lines = overrides.tell(gin_files.statements(["base.gin"], flags))
+    assert len(lines) < 8 and max(map(len, lines)) <= overrides.WIDTH
 
 
 @pytest.mark.parametrize(
@@ -99,7 +107,7 @@ def test_a_file_read_twice_is_told(house: Path) -> None:
 def test_an_including_file_may_override(house: Path) -> None:
     files = write("include 'base.gin'\nSTEPS = 3\n")
     assert told(files) == ""
-    assert "override: STEPS = 100 (base.gin:4) → 3 (own.gin:2)" in lint.overrides(gin_files.statements(files, []))
+    assert overrides.tell(gin_files.statements(files, [])) == ["own.gin overrides 1: STEPS 100 → 3"]
 
 
 def test_what_an_override_leaves_idle_is_no_fault(house: Path) -> None:
