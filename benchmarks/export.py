@@ -4,11 +4,12 @@
     python -m benchmarks.export --layers=4 --pairs=1      a smaller one
     python -m benchmarks.export --checkpoint=RUN_DIR      a run of your own
 
-A pair is an export and a copy of the very files that it wrote, in turns, each in a process of its own, the checkpoint
-in the page cache. Both end with fsync of every file; imports and interpreter are not timed. The ratio is speed beside
-speed over the same exported bytes, so that a bfloat16 export, which reads two bytes for each that it writes, gets no
-credit for that. "stream" is the writing of the weights alone; "with digests" adds the comparison of the checkpoint's
-sha256, which goes before it. The proof runs once a dtype: numpy's reference, and transformers if --transformers.
+A round is an export, a copy of the files that it wrote and a copy of the checkpoint's files, in turns, each in a
+process of its own, the checkpoint in the page cache. All end with fsync of every file; imports and interpreter are not
+timed. Two ratios of seconds, copy over export: beside the exported files (the same bytes written; a bfloat16 export
+reads two bytes for each of them), and beside the checkpoint's (the same bytes read; a bfloat16 export writes half).
+The export timed is the stream of the weights alone; "with digests" adds the comparison of the checkpoint's sha256,
+which goes before it. The proof runs once a dtype: numpy's reference, and transformers with --transformers.
 """
 
 import argparse
@@ -58,22 +59,24 @@ def main() -> None:
 
 
 def compare(checkpoint: str, folder: Path, dtype: str, pairs: int) -> None:
-    """Pairs of export and copy; medians of the pairs' ratios."""
-    found = []
+    """Rounds of an export and two copies; medians of the rounds' ratios."""
+    rounds = []
     for _ in range(pairs):
-        ours = child("stream", checkpoint, to=f"{folder}/exported", dtype=dtype)
-        theirs = child("copy", f"{folder}/exported", to=f"{folder}/copied")
-        assert theirs["bytes"] == ours["bytes"]
-        found.append((ours, theirs))
-    ratio = statistics.median(theirs["seconds"] / ours["seconds"] for ours, theirs in found)
-    whole = statistics.median(t["seconds"] / (o["seconds"] + o["digests"]) for o, t in found)
-    first, size = found[0][0], found[0][0]["bytes"]
-    bound = 2 * first["largest"] + ALLOWANCE
-    print(f"{dtype}: {first['read'] / 1e9:.2f} GB of checkpoint → {size / 1e9:.2f} GB, {pairs} pairs, medians: "
-          f"export {_speed(size, [o['seconds'] for o, _ in found])}, copy {_speed(size, [t['seconds'] for _, t in found])}, "
-          f"ratio {ratio:.2f} (goal 0.5); with digests {whole:.2f}")  # fmt: skip
-    print("  each pair: " + "; ".join(f"{o['seconds']:.2f} s and {t['seconds']:.2f} s" for o, t in found))
-    peak = max(o["peak"] for o, _ in found)
+        made = child("stream", checkpoint, to=f"{folder}/exported", dtype=dtype)
+        copies = [child("copy", source, to=f"{folder}/copied") for source in (f"{folder}/exported", made["source"])]
+        rounds.append((made, *copies))
+    first = rounds[0][0]
+    sizes = [side["bytes"] for side in rounds[0]]
+    ours, exported, source = (_speed(size, [r[i]["seconds"] for r in rounds]) for i, size in enumerate(sizes))
+    ratios = [statistics.median(r[i]["seconds"] / r[0]["seconds"] for r in rounds) for i in (1, 2)]
+    whole = [statistics.median(r[i]["seconds"] / (r[0]["seconds"] + r[0]["digests"]) for r in rounds) for i in (1, 2)]
+    print(f"{dtype}: checkpoint {sizes[2] / 1e9:.2f} GB → {sizes[0] / 1e9:.2f} GB, medians of {pairs}: export {ours}")
+    for name, taken, ratio, digests in zip(
+        ("exported", "checkpoint's"), (exported, source), ratios, whole, strict=True
+    ):
+        print(f"  copy of the {name} files {taken}: ratio {ratio:.2f} (goal 0.5); with digests {digests:.2f}")
+    print("  rounds: " + "; ".join(" ".join(f"{side['seconds']:.2f}" for side in r) for r in rounds) + " s")
+    peak, bound = max(r[0]["peak"] for r in rounds), 2 * first["largest"] + ALLOWANCE
     print(f"  memory: peak {peak / 1e6:.0f} MB, of it {first['before'] / 1e6:.0f} MB before the export began; bound "
           f"{bound / 1e6:.0f} MB (two tensors of {first['largest'] / 1e6:.0f} MB and 500 MB): "
           f"{'kept' if peak <= bound else 'BROKEN'}")  # fmt: skip
@@ -121,6 +124,7 @@ def make(run_dir: str, layers: int) -> dict[str, Any]:
 def stream(checkpoint: str, to: str, dtype: str) -> dict[str, Any]:
     """The part of an export that moves the weights, and the comparison of digests before it."""
     from t_elaine.checkpoints import reading
+    from t_elaine.checkpoints.layout import step_dir
     from t_elaine.hf import exporting, mapping, proof, tensors
 
     run_dir, step = reading.resolve(checkpoint)
@@ -133,7 +137,7 @@ def stream(checkpoint: str, to: str, dtype: str) -> dict[str, Any]:
     listed = mapping.hf_tensors(config)
     return {
         "seconds": seconds, "digests": digests, "before": before, "peak": peak_bytes(), "bytes": _size(folder),
-        "read": 4 * mapping.parameters(config), "largest": max(4 * int(np.prod(t.shape)) for t in listed),
+        "source": f"{step_dir(run_dir, step)}/params", "largest": max(4 * int(np.prod(t.shape)) for t in listed),
     }  # fmt: skip
 
 
@@ -142,9 +146,9 @@ def copy(folder: str, to: str) -> dict[str, Any]:
     target = _empty(to)
 
     def work() -> None:
-        for path in sorted(Path(folder).iterdir()):
-            shutil.copyfile(path, target / path.name)
-            with open(target / path.name, "rb") as handle:
+        for number, path in enumerate(path for path in Path(folder).rglob("*") if path.is_file()):
+            shutil.copyfile(path, target / str(number))
+            with open(target / str(number), "rb") as handle:
                 os.fsync(handle.fileno())
 
     return {"seconds": _timed(work), "bytes": _size(target)}

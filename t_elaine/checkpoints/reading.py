@@ -3,9 +3,10 @@
 Nothing is written here, except that a caller may be told to set a damaged checkpoint aside.
 """
 
+import functools
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import jax
@@ -21,7 +22,17 @@ from t_elaine.checkpoints.arrays import TreeHandler, TreeRestore, named
 from t_elaine.checkpoints.layout import CheckpointMeta, read_meta, resolve
 from t_elaine.errors import UserError
 
-__all__ = ["Damaged", "check_model", "read_meta", "read_tensor", "resolve", "restore", "restore_newest", "tensors"]
+__all__ = [
+    "Damaged",
+    "check_model",
+    "read_meta",
+    "read_tensor",
+    "resolve",
+    "restore",
+    "restore_newest",
+    "tensor_reader",
+    "tensors",
+]
 
 What = Literal["params", "state"]
 
@@ -54,14 +65,36 @@ def read_tensor(
     Raises:
         UserError: there is no such tensor. Digests are not compared here: call `verify.faults` once before.
     """
+    return tensor_reader(run_dir, step, item)(path, layer, None)
+
+
+def tensor_reader(
+    run_dir: paths.PathLike, step: int, item: str = layout.PARAMS
+) -> Callable[[str, int | None, Sequence[slice] | None], np.ndarray]:
+    """A function like `read_tensor` for many reads: (path, layer, box) → array; each tensor is opened once.
+
+    A box holds a slice for each axis (the layer's apart). On a local disk no more than its own bytes are read; an
+    object store gives whole chunks, so ask it for whole tensors.
+    """
     folder = paths.join(layout.step_dir(run_dir, step), item)
     base = folder if paths.is_remote(folder) else f"file://{os.path.abspath(folder)}"
-    store = {"driver": "ocdbt", "base": base + "/", "path": path.replace("/", ".") + "/"}
-    try:
-        array = tensorstore.open({"driver": "zarr", "kvstore": store}, open=True, read=True).result()
-    except (ValueError, FileNotFoundError) as error:
-        raise UserError(f"the checkpoint has no tensor {path!r} that can be read", folder) from error
-    return np.asarray((array if layer is None else array[layer]).read().result())
+    # Mapped files spare a copy of everything, and let a part of an uncompressed chunk be read alone.
+    context = tensorstore.Context({"file_io_mode": {"mode": "memmap"}})
+
+    @functools.cache
+    def opened(path: str) -> Any:
+        store = {"driver": "ocdbt", "base": base + "/", "path": path.replace("/", ".") + "/"}
+        spec = {"driver": "zarr", "kvstore": store}
+        try:
+            return tensorstore.open(spec, open=True, read=True, context=context).result()
+        except (ValueError, FileNotFoundError) as error:
+            raise UserError(f"the checkpoint has no tensor {path!r} that can be read", folder) from error
+
+    def read(path: str, layer: int | None, box: Sequence[slice] | None) -> np.ndarray:
+        array = opened(path) if layer is None else opened(path)[layer]
+        return np.asarray((array if box is None else array[tuple(box)]).read().result())
+
+    return read
 
 
 def restore(run_dir: paths.PathLike, step: int, target: Any, what: What = "params", check_digests: bool = True) -> Any:

@@ -1,7 +1,8 @@
 """A checkpoint → a Hugging Face folder: streamed, completed with its small files, proven, and only then given its name.
 
-Memory: two Hugging Face tensors and 500 MB. Everything is written beside the target under a hidden name; a kill at any
-moment leaves an older export whole. It trains nothing and asks no tokenizer library; ids come from a function.
+Memory: blocks of 16 MB from a local disk, two Hugging Face tensors from an object store, and 500 MB. Everything is
+written beside the target under a hidden name; a kill at any moment leaves an older export whole. It trains nothing and
+asks no tokenizer library; ids come from a function.
 """
 
 import json
@@ -25,6 +26,8 @@ from t_elaine.hf import card, folders, mapping, proof, reference, side_files, te
 from t_elaine.hf.importing import Source
 from t_elaine.hf.prompts import PROMPTS
 from t_elaine.model.config import LlamaConfig, RopeScaling, to_hf
+
+READ_BYTES = 16 << 20  # of a tensor at once, where the checkpoint lies on a local disk
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,9 +72,9 @@ def export_checkpoint(
     check_vocabulary(run_dir, meta, config)
     with _target(to, overwrite, _planned_bytes(config, dtype)) as folder:
         seconds = {"digests": _timed(lambda: check_digests(run_dir, step))}
-        source = proof.checkpoint_source(run_dir, step)
+        source, local = proof.checkpoint_source(run_dir, step), not paths.is_remote(run_dir)
         fault_point("export.before_write")
-        seconds["stream"] = _timed(lambda: write_weights(folder, source, config, dtype, shard_bytes))
+        seconds["stream"] = _timed(lambda: write_weights(folder, source, config, dtype, shard_bytes, local))
         write_side_files(folder, run_dir, meta, config, dtype)
         size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
         say(f"wrote {size / 1e9:.3f} GB in {seconds['stream']:.1f} s; proving it")
@@ -134,14 +137,26 @@ def check_digests(run_dir: str, step: int) -> None:
         )
 
 
-def write_weights(folder: Path, source: Source, config: LlamaConfig, dtype: str, shard_bytes: int) -> None:
-    """Stream every tensor into safetensors files (and an index, where there is more than one)."""
+def write_weights(
+    folder: Path, source: Source, config: LlamaConfig, dtype: str, shard_bytes: int, in_blocks: bool = True
+) -> None:
+    """Stream every tensor into safetensors files (and an index, where there is more than one).
+
+    Args:
+        folder: to write into.
+        source: the parameters.
+        config: the model.
+        dtype: "float32" or "bfloat16".
+        shard_bytes: a file holds no more than this, unless one tensor does.
+        in_blocks: read a tensor in runs of rows; False for sources that would read the whole again for each.
+    """
     listed = {tensor.name: tensor for tensor in mapping.hf_tensors(config)}
 
-    def produce(name: str) -> np.ndarray:
+    def produce(name: str) -> Iterator[np.ndarray]:
         fault_point("export.mid_write")
-        tensor = listed[name]
-        return mapping.to_hf(tensor.weight, source(tensor.weight, tensor.layer, None))
+        weight, layer = listed[name].weight, listed[name].layer
+        for box in mapping.row_boxes(weight, config, READ_BYTES) if in_blocks else [None]:
+            yield mapping.to_hf(weight, source(weight, layer, box))
 
     tensors.write_tensors(folder, _planned(config, dtype), produce, shard_bytes)
 

@@ -6,7 +6,7 @@ axis: a stacked parameter `[L, ...]` is L tensors there, `{layer}` in the name. 
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -117,6 +117,19 @@ def to_hf(weight: Weight, ours: np.ndarray) -> np.ndarray:
     length = dict(zip(axes, ours.shape, strict=True))
     turned = ours.transpose([axes.index(axis) for group in groups for axis in group])
     return turned.reshape([math.prod(length[axis] for axis in group) for group in groups])
+
+
+def row_boxes(weight: Weight, config: LlamaConfig, block_bytes: int) -> Iterator[list[slice]]:
+    """Boxes of one layer of our float32 parameter that are runs of Hugging Face's rows, in their order.
+
+    Each is as large as fits `block_bytes`, but at least one step of the outermost axis there.
+    """
+    axes, outer = weight.ours.split(), _groups(weight.theirs)[0][0]
+    length = sizes(config)
+    step = max(1, block_bytes * length[outer] // (4 * math.prod(our_shape(weight, config))))
+    for start in range(0, length[outer], step):
+        part = slice(start, min(start + step, length[outer]))
+        yield [part if axis == outer else slice(None) for axis in axes]
 
 
 def from_hf(

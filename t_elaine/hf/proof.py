@@ -17,7 +17,6 @@ import numpy as np
 from t_elaine.checkpoints import reading
 from t_elaine.hf import importing, mapping, reference, tensors, walking
 from t_elaine.hf.importing import Source
-from t_elaine.hf.mapping import Weight
 from t_elaine.model.config import LlamaConfig
 
 COLUMNS = 8192
@@ -71,13 +70,9 @@ def make_prompts(texts: dict[str, tuple[str, ...]], encode: Callable[[list[str]]
 
 
 def checkpoint_source(run_dir: str, step: int) -> Source:
-    """The parameters as a checkpoint holds them; a box is cut from the layer or tensor that is read."""
-
-    def get(weight: Weight, layer: int | None, box: Sequence[slice] | None = None) -> np.ndarray:
-        values = reading.read_tensor(run_dir, step, weight.path, layer)
-        return values if box is None else values[tuple(box)]
-
-    return get
+    """The parameters as a checkpoint holds them."""
+    read = reading.tensor_reader(run_dir, step)
+    return lambda weight, layer, box: read(weight.path, layer, box)
 
 
 def prove(

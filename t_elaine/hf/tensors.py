@@ -27,6 +27,8 @@ TAGS = {"float32": "F32", "bfloat16": "BF16"}
 SHARD_BYTES = 5_000_000_000
 HEADER_LIMIT = 100_000_000
 BLOCK_BYTES = 16 << 20
+# Tensor name → the whole tensor, or an iterator over runs of its rows.
+Produce = Callable[[str], "np.ndarray | Iterator[np.ndarray]"]
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle")
 
 
@@ -235,12 +237,13 @@ def header_bytes(tensors: Sequence[Planned]) -> bytes:
 
 
 def write_tensors(
-    folder: Path, tensors: Sequence[Planned], produce: Callable[[str], np.ndarray], shard_bytes: int = SHARD_BYTES
+    folder: Path, tensors: Sequence[Planned], produce: Produce, shard_bytes: int = SHARD_BYTES
 ) -> list[Path]:
     """Write `tensors` in order, each from `produce(name)`, and the index where there is more than one shard.
 
-    `produce` is called once a tensor, one ahead of the writing (so at most two results are alive), and may return a
-    transposed view; float32 is rounded to nearest even where the plan says `BF16`. Files are flushed to disk.
+    `produce` gives the whole tensor, or runs of its rows one after another; either may be transposed views. It is asked
+    one ahead of the writing, in another thread, so at most two of its results are alive. Float32 is rounded to nearest
+    even where the plan says `BF16`. Files are flushed to disk.
 
     Raises:
         ValueError: `produce` gave another shape than planned.
@@ -248,13 +251,18 @@ def write_tensors(
     """
     shards = plan_shards(tensors, shard_bytes)
     with ThreadPoolExecutor(1) as ahead:
-        arrays = _one_ahead(ahead, produce, [tensor.name for tensor in tensors])
+        blocks = _one_ahead(ahead, (block for tensor in tensors for block in _finished(tensor, produce(tensor.name))))
         for name, part in shards.items():
             with open(folder / name, "wb", buffering=0) as sink:
                 _write_all(sink, header_bytes(part))
-                for tensor in part:
-                    _write_values(sink, tensor, next(arrays))
+                left = sum(tensor.nbytes for tensor in part)
+                while left:
+                    block = next(blocks)
+                    _write_all(sink, block.data)
+                    left -= block.nbytes
                 os.fsync(sink.fileno())
+        if next(blocks, None) is not None:
+            raise ValueError("more values than planned")
     if len(shards) > 1:
         weight_map = {tensor.name: name for name, part in shards.items() for tensor in part}
         index = {"metadata": {"total_size": sum(t.nbytes for t in tensors)}, "weight_map": weight_map}
@@ -262,24 +270,36 @@ def write_tensors(
     return [folder / name for name in shards]
 
 
-def _one_ahead(
-    pool: ThreadPoolExecutor, produce: Callable[[str], np.ndarray], names: list[str]
-) -> Iterator[np.ndarray]:
-    coming = pool.submit(produce, names[0])
-    for following in [*names[1:], None]:
-        array = coming.result()
-        if following is not None:
-            coming = pool.submit(produce, following)
-        yield array
-        del array  # while this generator waits it must not keep a third tensor alive
+def _one_ahead(pool: ThreadPoolExecutor, blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    coming = pool.submit(next, blocks, None)
+    while (block := coming.result()) is not None:
+        coming = pool.submit(next, blocks, None)
+        yield block
+        del block  # while this generator waits it must not keep a third block alive
 
 
-def _write_values(sink: BinaryIO, tensor: Planned, array: np.ndarray) -> None:
-    if array.shape != tensor.shape:
-        raise ValueError(f"{tensor.name}: planned {tensor.shape}, got {array.shape}")
-    for block in _row_blocks(array):
-        values = np.ascontiguousarray(block, DTYPES[tensor.tag])
-        _write_all(sink, values.reshape(-1).view(np.uint8).data)
+def _finished(tensor: Planned, made: np.ndarray | Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    """The bytes of a tensor as its file holds them, in blocks: uint8, contiguous."""
+    rows = 0
+    for array in [made] if isinstance(made, np.ndarray) else made:
+        rows += len(array)
+        if array.shape[1:] != tensor.shape[1:] or rows > tensor.shape[0]:
+            raise ValueError(f"{tensor.name}: planned {tensor.shape}, got {array.shape}")
+        for block in _row_blocks(array):
+            yield _in_order(block, DTYPES[tensor.tag]).reshape(-1).view(np.uint8)
+    if rows != tensor.shape[0]:
+        raise ValueError(f"{tensor.name}: planned {tensor.shape}, got {rows} rows")
+
+
+def _in_order(block: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """The block as a C-contiguous array of the dtype; it may be the block itself."""
+    if block.ndim != 2 or not block.T.flags.c_contiguous:
+        return np.ascontiguousarray(block, dtype)
+    # Rounded first, then turned. Rows of a power of two in length would put a column of it into few sets of the cache,
+    # which makes turning four times slower; 64 bytes more in each row spread it.
+    longer = np.empty((block.shape[1], block.shape[0] + 64 // dtype.itemsize), dtype)[:, : block.shape[0]]
+    np.copyto(longer, block.T, casting="unsafe")
+    return np.ascontiguousarray(longer.T)
 
 
 def _row_blocks(array: np.ndarray) -> Iterable[np.ndarray]:

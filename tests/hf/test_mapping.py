@@ -41,6 +41,22 @@ def test_table_covers_the_model(tmp_path: Path, family: str) -> None:
     assert {w.path: (config.layers,) * w.stacked + mapping.our_shape(w, config) for w in rows} == ours
 
 
+@pytest.mark.parametrize("size", [1, 5000, 1 << 30])
+def test_boxes_of_rows_make_the_whole(tmp_path: Path, size: int) -> None:
+    """Read in any pieces and put one under the other, a tensor is what it is when read whole."""
+    folder = write_model(tmp_path / "m", "qwen2")
+    config = importing.read_config(folder)
+    source = importing.hf_source(tensors.open_tensors(folder), config)
+    counts = []
+    for tensor in mapping.hf_tensors(config):
+        boxes = list(mapping.row_boxes(tensor.weight, config, size))
+        parts = [mapping.to_hf(tensor.weight, source(tensor.weight, tensor.layer, box)) for box in boxes]
+        whole = mapping.to_hf(tensor.weight, source(tensor.weight, tensor.layer, None))
+        assert np.array_equal(np.concatenate(parts), whole)
+        counts.append(len(parts))
+    assert max(counts) == {1: config.vocab_size, 5000: 16, 1 << 30: 1}[size]
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_there_and_back(tmp_path: Path, family: str) -> None:
     """from_hf then to_hf gives every tensor back bitwise, and no two tensors are alike."""

@@ -87,6 +87,23 @@ def test_transposed_views_are_written_in_order(tmp_path: Path, monkeypatch: pyte
     assert np.array_equal(tensors.read(tensors.open_tensors(tmp_path)["a"]), array)
 
 
+@pytest.mark.parametrize("tag", ["F32", "BF16"])
+def test_runs_of_rows_equal_the_whole(tmp_path: Path, tag: str) -> None:
+    """Given in pieces, turned or not, in either dtype, the file is the same; too few or too many rows are no tensor."""
+    array = np.random.default_rng(0).normal(size=(64, 33)).astype(np.float32)
+    for name, source in {"turned": np.ascontiguousarray(array.T).T, "straight": array}.items():
+        planned = [Planned(name="a", tag=tag, shape=(64, 33))]
+        for folder, cuts in ((tmp_path / name / "whole", [0, 64]), (tmp_path / name / "pieces", [0, 5, 6, 64])):
+            folder.mkdir(parents=True)
+            runs = [source[a:b] for a, b in zip(cuts, cuts[1:], strict=False)]
+            tensors.write_tensors(folder, planned, lambda _, runs=runs: iter(runs))
+            found = tensors.read(tensors.open_tensors(folder)["a"])
+            assert found.tobytes() == array.astype(tensors.DTYPES[tag]).tobytes()
+        for wrong in (source[:63], np.concatenate([source, source[:1]])):
+            with pytest.raises(ValueError, match="planned"):
+                tensors.write_tensors(folder, planned, lambda _, wrong=wrong: iter([wrong]))
+
+
 def test_at_most_two_results_are_alive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While one is written (slowly, here) exactly one more is made."""
     made: list[weakref.ref[np.ndarray]] = []
