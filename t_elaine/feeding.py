@@ -5,11 +5,8 @@ The data's side of `assembly`; it knows no optimizer and no loop.
 
 import dataclasses
 import hashlib
-import itertools
 import os
-from collections import deque
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -53,16 +50,7 @@ class Feed:
         def make(step: int) -> Any:
             return loading.place(self.loader.batch(step), self.sharding, self.shape[1], self.slots)
 
-        pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches")
-        steps = iter(range(first, last))
-        try:
-            waiting = deque(pool.submit(make, step) for step in itertools.islice(steps, ahead))
-            while waiting:
-                batch = waiting.popleft().result()
-                waiting.extend(pool.submit(make, step) for step in itertools.islice(steps, 1))
-                yield batch
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+        return loading.prefetch(make, first, last, ahead)
 
 
 def open_feed(

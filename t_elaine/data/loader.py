@@ -7,9 +7,9 @@ holds follows from the sharding, not from its process number. What a row holds: 
 
 import itertools
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -18,6 +18,8 @@ from t_elaine.data.rows import Batch, RowPlan, open_mixture
 from t_elaine.errors import UserError
 
 __all__ = ["Batch", "Loader", "RowPlan", "open_mixture", "place", "prefetch", "slots_of"]
+
+Made = TypeVar("Made")
 
 
 class Loader:
@@ -89,18 +91,20 @@ def place(
     return {name: globally(array) for name, array in batch.items()}
 
 
-def prefetch(loader: Loader, start_step: int, stop_step: int | None = None, depth: int = 2) -> Iterator[Batch]:
-    """Batches of steps start_step, start_step+1, … (below stop_step), made up to `depth` steps ahead in a thread.
+def prefetch(
+    make: Callable[[int], Made], start_step: int, stop_step: int | None = None, depth: int = 2
+) -> Generator[Made, None, None]:
+    """make(start_step), make(start_step + 1), … (below stop_step), made up to `depth` steps ahead in a thread.
 
-    An exception of the loader is raised where its batch is asked for. Closing the iterator ends the thread.
+    An exception is raised where its step is asked for. Closing the generator ends the thread.
     """
     pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="loader")
     steps = itertools.count(start_step) if stop_step is None else iter(range(start_step, stop_step))
     try:
-        waiting = deque(pool.submit(loader.batch, step) for step in itertools.islice(steps, depth))
+        waiting = deque(pool.submit(make, step) for step in itertools.islice(steps, depth))
         while waiting:
-            batch = waiting.popleft().result()
-            waiting.extend(pool.submit(loader.batch, step) for step in itertools.islice(steps, 1))
-            yield batch
+            made = waiting.popleft().result()
+            waiting.extend(pool.submit(make, step) for step in itertools.islice(steps, 1))
+            yield made
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

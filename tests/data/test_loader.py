@@ -63,7 +63,9 @@ def run_on_hosts(hosts, start, stop, accumulation):
     for own in np.array(jax.devices()).reshape(hosts, -1):
         slots = slots_of(sharding, (accumulation, rows, T), own.tolist())
         held += slots
-        for batch, part in zip(found, prefetch(Loader(plan(), accumulation, rows, slots), start, stop), strict=True):
+        for batch, part in zip(
+            found, prefetch(Loader(plan(), accumulation, rows, slots).batch, start, stop), strict=True
+        ):
             for name, array in part.items():
                 batch.setdefault(name, np.zeros((accumulation, rows, T), array.dtype))[:, list(slots)] = array
     assert sorted(held) == list(range(rows))
@@ -190,33 +192,27 @@ def test_place_makes_the_global_arrays(shape):
 
 
 def test_prefetch_raises_where_the_batch_is_asked_for_and_ends_its_thread():
-    class Failing:
-        def batch(self, step):
-            if step == 2:
-                raise OSError("disk gone")
-            return {"step": step}
+    def failing(step):
+        if step == 2:
+            raise OSError("disk gone")
+        return step
 
     found = []
     with pytest.raises(OSError, match="disk gone"):
-        for batch in prefetch(Failing(), 0):
-            found.append(batch["step"])
+        for made in prefetch(failing, 0):
+            found.append(made)
     assert found == [0, 1]
-    iterator = prefetch(Failing(), 3)
-    assert [next(iterator)["step"] for _ in range(3)] == [3, 4, 5]
+    iterator = prefetch(failing, 3)
+    assert [next(iterator) for _ in range(3)] == [3, 4, 5]
     iterator.close()
     assert not [t for t in threading.enumerate() if t.name.startswith("loader")]
-    assert [b["step"] for b in prefetch(Failing(), 5, 7)] == [5, 6] and not list(prefetch(Failing(), 5, 5))
+    assert list(prefetch(failing, 5, 7)) == [5, 6] and not list(prefetch(failing, 5, 5))
 
 
 def test_prefetch_is_bounded():
     asked = []
 
-    class Counting:
-        def batch(self, step):
-            asked.append(step)
-            return {}
-
-    iterator = prefetch(Counting(), 0, depth=3)
+    iterator = prefetch(asked.append, 0, depth=3)
     next(iterator)
     iterator.close()
     assert max(asked) <= 3
