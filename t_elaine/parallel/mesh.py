@@ -1,6 +1,6 @@
 """Device meshes: the only place that makes one. Four axes, always all present, in this order.
 
-Does not say what is laid out along them (`sharding`) and starts no hosts (`hosts`).
+Does not say what is laid out along them (`sharding`) and starts no hosts.
 """
 
 import math
