@@ -1,7 +1,8 @@
 """The Hugging Face hub: fetch a model's files, push an exported folder. Through huggingface_hub, which keeps the token.
 
-Small files come first and can be judged before gigabytes follow. Files land in huggingface_hub's own cache, which keeps
-what a broken download had and goes on from there; `HF_ENDPOINT`, `HF_HOME` and `HF_TOKEN` mean what they always mean.
+Small files come first and can be judged before gigabytes follow. Files land in huggingface_hub's own cache: a broken
+connection goes on where it broke, a file gets its name when it is whole, and whole files are not fetched again.
+`HF_ENDPOINT`, `HF_HOME` and `HF_TOKEN` mean what they always mean.
 Knows nothing of models beyond which files belong to one.
 """
 
@@ -75,7 +76,7 @@ def fetch(
 
     Raises:
         UserError: no such model or revision, a gated one, no safetensors, a hub that stays busy or out of reach, a file
-            whose sha256 is not the hub's, a full disk.
+            whose digest is not the hub's, a full disk.
     """
     from huggingface_hub import HfApi, hf_hub_download
 
@@ -87,7 +88,9 @@ def fetch(
         raise _no_safetensors(name, sorted(files))
 
     def get(file: str) -> Path:
-        return Path(trying.call(lambda: hf_hub_download(name, file, revision=info.sha)))
+        path = Path(trying.call(lambda: hf_hub_download(name, file, revision=info.sha)))
+        _check_digest(path, file, files[file], name)
+        return path
 
     small = [f for f in files if "/" not in f and any(fnmatch.fnmatch(f, p) for p in SMALL_FILES)]
     if "config.json" not in files:
@@ -96,15 +99,24 @@ def fetch(
     folder = paths["config.json"].parent
     judge(folder)
     if weights == [INDEX]:
-        weights = sorted(set(json.loads(paths[INDEX].read_text(encoding="utf-8"))["weight_map"].values()))
+        weights = _shards(paths[INDEX], name)
     for number, file in enumerate(weights, 1):
         if file not in files:
             raise UserError(
                 f"the index names {file}, which the repository lacks", f"{name} on the hub", "name another revision"
             )
         say(f"fetching {name} {file} ({number} of {len(weights)}, {(files[file].size or 0) / 1e9:.2f} GB)")
-        _check_digest(get(file), file, files[file], name)
+        get(file)
     return Snapshot(folder=folder, name=name, commit=str(info.sha))
+
+
+def _shards(index: Path, name: str) -> list[str]:
+    try:
+        return sorted({str(file) for file in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()})
+    except (ValueError, KeyError, TypeError, AttributeError) as problem:
+        raise UserError(
+            f"{INDEX} cannot be read ({problem!r})", f"{name} on the hub", "name another revision"
+        ) from problem
 
 
 def _no_safetensors(name: str, files: list[str]) -> UserError:
@@ -114,16 +126,21 @@ def _no_safetensors(name: str, files: list[str]) -> UserError:
 
 
 def _check_digest(path: Path, file: str, entry: Any, name: str) -> None:
-    expected = entry.lfs.sha256 if entry.lfs else None
+    """Compare a file with the hub's record: sha256 of large ones, git's own digest of small ones."""
+    kind, expected = ("sha256", entry.lfs.sha256) if entry.lfs else ("sha1", entry.blob_id)
     if expected is None:
         return
+    digest = hashlib.new(kind, usedforsecurity=False)
+    if kind == "sha1":
+        digest.update(f"blob {path.stat().st_size}\0".encode())  # git counts its header in
     with open(path, "rb") as source:
-        found = hashlib.file_digest(source, "sha256").hexdigest()
-    if found != expected:
+        while piece := source.read(1 << 22):
+            digest.update(piece)
+    if digest.hexdigest() != expected:
         # The cached blob would be taken for whole by the next run.
         path.resolve().unlink()
         raise UserError(
-            f"{file} arrived with sha256 {found}, the hub says {expected}",
+            f"{file} arrived with {kind} {digest.hexdigest()}, the hub says {expected}",
             f"{name} on the hub",
             "run the command again; the bad file was removed",
         )
@@ -133,6 +150,8 @@ def push(
     folder: Path, name: str, public: bool = False, message: str = "Add model", patience: Patience | None = None
 ) -> str:
     """Upload a folder as owner/name and return its address. A new repository is private unless `public`.
+
+    All files come in one commit, which also removes weights of an earlier push that have other names.
 
     Raises:
         UserError: no right to write there, a repository that is public although `public` is false, a hub that stays
@@ -151,7 +170,10 @@ def push(
             f"{name} on the hub",
             "make it private there, or give --public to mean it",
         )
-    trying.call(lambda: api.upload_folder(folder_path=folder, repo_id=name, commit_message=message))
+    stale = ["*.safetensors", INDEX]  # else readers would take an older model.safetensors before the new shards
+    trying.call(
+        lambda: api.upload_folder(folder_path=folder, repo_id=name, commit_message=message, delete_patterns=stale)
+    )
     return f"{api.endpoint}/{name}"
 
 
@@ -168,7 +190,12 @@ class _Trying:
         for attempt in range(self.patience.attempts):
             try:
                 return action()
-            except (OSError, transport) as problem:  # type: ignore[misc]
+            except errors.HFValidationError as problem:
+                raise UserError(str(problem), self.name, "give owner/name as the hub writes it") from problem
+            except (OSError, transport, RuntimeError, json.JSONDecodeError) as problem:  # type: ignore[misc]
+                # Uploads wrap what went wrong on the way in a RuntimeError; any other is a bug of ours.
+                if isinstance(problem, RuntimeError) and not isinstance(problem.__cause__, (OSError, transport)):
+                    raise
                 response = _response(problem)
                 last = attempt + 1 == self.patience.attempts
                 if last or not _passing(problem, response):
@@ -183,9 +210,17 @@ class _Trying:
         if code == "GatedRepo":
             mend = "ask for access on the model's page, then `hf auth login` or set HF_TOKEN"
             return UserError("the repository is gated: its owner must let you in", where, mend)
+        if _offline(problem):
+            return UserError("huggingface_hub is told to stay offline", where, "unset HF_HUB_OFFLINE")
         if code == "RevisionNotFound":
             return UserError(
                 f"there is no revision {self.revision!r}", where, "give a branch, tag or commit of this model"
+            )
+        if code == "EntryNotFound":
+            return UserError("a file that the hub lists is not there", where, "name another revision")
+        if status == 401 and "credential" in response.headers.get("X-Error-Message", "").lower():
+            return UserError(
+                "the hub does not know your token", where, "`hf auth login`, or set HF_TOKEN to a valid one"
             )
         if status in (401, 404):
             mend = (
@@ -223,13 +258,17 @@ def _response(problem: BaseException | None) -> Any:
 
 def _passing(problem: BaseException, response: Any) -> bool:
     """Whether trying again can help: a busy hub or a broken connection, not a refusal or this machine's own fault."""
-    from huggingface_hub import errors
-
-    if isinstance(problem, errors.OfflineModeIsEnabled) or isinstance(problem.__cause__, errors.OfflineModeIsEnabled):
+    if _offline(problem):
         return False
     if response is not None:
         return response.status_code in RETRIED
     return getattr(problem, "errno", None) in (None, 104, 110, 111, 32)
+
+
+def _offline(problem: BaseException) -> bool:
+    from huggingface_hub import errors
+
+    return any(isinstance(one, errors.OfflineModeIsEnabled) for one in (problem, problem.__cause__))
 
 
 def _wait(patience: Patience, attempt: int, response: Any) -> float:

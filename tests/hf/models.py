@@ -107,3 +107,29 @@ def imported(folder: Path, to: Path, origin: str = "lab/parent@0123abc", **optio
     )
     run_import.import_model(folder, str(to), vocabulary, origin, MeshConfig(), **options)
     return to
+
+
+def add_tokenizer(folder: Path, extra: int = 0) -> Path:
+    """A real byte-level tokenizer.json of 259 ids (and `extra` more), with its config, for the commands themselves."""
+    import tokenizers
+
+    alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+    pieces = {"<pad>": 0, "<s>": 1, "</s>": 2} | {character: i for i, character in enumerate(alphabet, 3)}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=pieces, merges=[]))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
+    tokenizer.decoder = tokenizers.decoders.ByteLevel()  # type: ignore[assignment]
+    tokenizer.add_special_tokens(["<pad>", "<s>", "</s>", *(f"<extra_{i}>" for i in range(extra))])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    names = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(names), encoding="utf-8")
+    return folder
+
+
+def whole_model(folder: Path, family: str = "llama3", **options: Any) -> Path:
+    """A tiny model as a hub would have it: weights, config, a real tokenizer and all small files."""
+    return add_tokenizer(add_small_files(write_model(folder, family, **options)))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Relative path → bytes of every file."""
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
