@@ -50,7 +50,7 @@ lint: $(VENV)/.installed-test
 	@$(BIN)/python -m pytest -q tests/test_house.py
 
 bench: $(VENV)/.installed-test
-	@for file in prepare loader step export; do echo "== benchmarks/$$file.py"; $(BIN)/python -m benchmarks.$$file || exit 1; done
+	@for file in prepare loader step first_step export; do echo "== benchmarks/$$file.py"; $(BIN)/python -m benchmarks.$$file || exit 1; done
 
 docs: $(VENV)/.installed-test
 	@$(BIN)/python -m t_elaine.config.help_text > docs/config.md
