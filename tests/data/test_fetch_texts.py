@@ -15,7 +15,7 @@ from scripts import fetch_texts, public_texts
 from t_elaine.errors import UserError
 
 COMMIT = "0" * 40
-QUICK = {"pause": 0.01, "timeout": 5.0}
+QUICK: dict[str, Any] = {"pause": 0.01, "timeout": 5.0}
 
 
 class Server(http.server.ThreadingHTTPServer):
@@ -64,7 +64,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def server() -> Iterator[Server]:
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
     one = Server()
     thread = threading.Thread(target=one.serve_forever, args=(0.01,))
     thread.start()
