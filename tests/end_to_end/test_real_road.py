@@ -3,6 +3,7 @@
 import gzip
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,11 @@ def make_model(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def travelled(tmp_path_factory: pytest.TempPathFactory) -> tuple[real_road.Road, dict[str, Any]]:
+def travelled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[real_road.Road, dict[str, Any]]]:
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # two that wait for each other on a busy machine take minutes over a model this small
     folder = tmp_path_factory.mktemp("road")
     road = real_road.Road(
         texts=make_texts(folder / "texts"),
@@ -89,7 +94,8 @@ def travelled(tmp_path_factory: pytest.TempPathFactory) -> tuple[real_road.Road,
         bindings=BINDINGS,
         validation_share=0.4,
     )
-    return road, real_road.travel(road)
+    yield road, real_road.travel(road)
+    torch.set_num_threads(threads)
 
 
 @pytest.mark.slow
