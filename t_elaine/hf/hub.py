@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from t_elaine.errors import UserError
-from t_elaine.hf.tensors import INDEX, PICKLES, SINGLE
+from t_elaine.hf.tensors import INDEX, SINGLE, legacy_weights
 
 SMALL_FILES = (
     "*.json",
@@ -120,7 +120,7 @@ def _shards(index: Path, name: str) -> list[str]:
 
 
 def _no_safetensors(name: str, files: list[str]) -> UserError:
-    pickles = [file for file in files if any(fnmatch.fnmatch(file, pattern) for pattern in PICKLES)]
+    pickles = legacy_weights(files)
     what = f"only legacy pickle weights ({pickles[0]})" if pickles else f"no {SINGLE} and no {INDEX}"
     return UserError(f"the repository has {what}", f"{name} on the hub", "name a model or revision with safetensors")
 

@@ -5,6 +5,7 @@ Puts together what the other files of this folder do; the command adds the token
 
 import dataclasses
 import json
+import math
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -116,6 +117,8 @@ def save_side_files(
     found = probe.make_probe(folder, rows, reference.transformers_fit(mapping.parameters(config)))
     paths.write_text(paths.join(run_dir, "probe.json"), json.dumps(found) + "\n")
     say(f"loss of the probe: {found['loss']:.4f} nats a token ({found['reference']})")
+    if found["loss"] > math.log(config.vocab_size) + 1:
+        say("warning: guessing would do better; is this the model's own tokenizer, are these the trained weights?")
 
 
 def refuse_existing(to: str, overwrite: bool) -> None:

@@ -5,6 +5,7 @@ damaged disk is an error and not a bus fault. Writing holds one tensor and a sma
 models: names and layouts are `mapping.py`'s. Format: https://huggingface.co/docs/safetensors (header, then raw bytes).
 """
 
+import fnmatch
 import json
 import math
 import os
@@ -30,6 +31,7 @@ BLOCK_BYTES = 16 << 20
 # Tensor name → the whole tensor, or an iterator over runs of its rows.
 Produce = Callable[[str], "np.ndarray | Iterator[np.ndarray]"]
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle")
+NO_WEIGHTS = ("training_args*", "optimizer*", "scheduler*", "rng_state*")  # pickles that trainers leave beside weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,8 +85,7 @@ def open_tensors(folder: Path) -> dict[str, TensorInfo]:
 def _no_safetensors(folder: Path) -> UserError:
     if not folder.is_dir():
         return UserError("there is no such folder", str(folder), "give --hf= a model folder, or owner/name on the hub")
-    pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
-    if pickles:
+    if pickles := legacy_weights(path.name for path in folder.iterdir()):
         return UserError(
             f"the weights are legacy pickles ({', '.join(pickles[:3])}), which can run code when they are opened",
             str(folder),
@@ -93,6 +94,15 @@ def _no_safetensors(folder: Path) -> UserError:
     return UserError(
         f"neither {SINGLE} nor {INDEX} is there", str(folder), "give a folder that holds safetensors weights"
     )
+
+
+def legacy_weights(names: Iterable[str]) -> list[str]:
+    """Those of a folder's files that are pickled weights, sorted."""
+
+    def matches(name: str, patterns: tuple[str, ...]) -> bool:
+        return any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
+
+    return sorted(name for name in names if matches(name, PICKLES) and not matches(name, NO_WEIGHTS))
 
 
 def _open_sharded(folder: Path) -> dict[str, TensorInfo]:
