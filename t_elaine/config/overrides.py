@@ -25,14 +25,14 @@ def find(statements: Sequence[Statement]) -> list[tuple[Statement, Statement]]:
 
 
 def tell(statements: Sequence[Statement]) -> list[str]:
-    """Lines for a terminal, one paragraph for each file or flag that overrides: name, new value, the value before."""
+    """Lines for a terminal, one paragraph for each file that overrides and one for the flags: name, old value → new."""
     by_source: dict[str, list[str]] = {}
     for before, after in find(statements):
         changed = f"{after.key} {short(before.value)} → {short(after.value)}"
-        by_source.setdefault(after.source, []).append(changed)
+        by_source.setdefault(after.source if after.line else "flags", []).append(changed)
     lines = []
     for source, changes in by_source.items():
-        text = f"{source} overrides {len(changes)}: " + "; ".join(changes)
+        text = f"{source}: {len(changes)} overridden: " + "; ".join(changes)
         lines += textwrap.wrap(text, WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
     return lines
 
