@@ -23,6 +23,7 @@ from t_elaine.errors import UserError
 
 # Beam's "DirectRunner" first tries to fetch a program from the network; this is what it falls back to.
 IN_PROCESS = "--runner=FnApiRunner"
+_FAILURES = "part-*.failed.json"
 _SHARED = "the workers must share this folder with this machine under this very path, for instance over NFS"
 
 
@@ -52,15 +53,16 @@ def over_beam(shards: Sequence[Shard], options: Sequence[str] = ()) -> Iterator[
     if not shards:
         return
     shards = [_absolute(shard) for shard in shards]
-    for shard in shards:
-        _failure(shard).unlink(missing_ok=True)
+    for folder in {shard.folder for shard in shards}:
+        for failure in Path(folder).glob(_FAILURES):
+            failure.unlink()
     _run(shards, options)
-    for shard in shards:
-        if _failure(shard).is_file():
-            failed = json.loads(_failure(shard).read_text(encoding="utf-8"))
-            raise UserError(failed["what"], failed["where"], failed["mend"])
     missing = [shard for shard in shards if finished(shard) is None]
     if missing:
+        for path in (shard.path("failed.json") for shard in shards):
+            if path.is_file():
+                failed = json.loads(path.read_text(encoding="utf-8"))
+                raise UserError(failed["what"], failed["where"], failed["mend"])
         what = f"the Beam job has ended, and {len(missing)} of {len(shards)} shards are not there"
         raise UserError(what, missing[0].folder, _SHARED)
     yield from shards
@@ -109,7 +111,7 @@ def prepare_apart(shard: Shard) -> int:
     Shards that begin after it are left out.
     """
     folder = Path(shard.folder)
-    if finished(shard) is not None or any(folder.glob("part-*.failed.json")):
+    if finished(shard) is not None or any(folder.glob(_FAILURES)):
         return shard.index
     apart = replace(shard, folder=str(folder / f".attempt-{uuid.uuid4().hex}.tmp"))
     try:
@@ -130,10 +132,6 @@ def prepare_apart(shard: Shard) -> int:
     finally:
         shutil.rmtree(apart.folder, ignore_errors=True)
     return shard.index
-
-
-def _failure(shard: Shard) -> Path:
-    return shard.path("failed.json")
 
 
 def _give_up(shard: Shard, apart: Shard, error: UserError) -> None:

@@ -129,16 +129,20 @@ def test_two_attempts_at_a_shard_do_not_disturb_each_other(
     assert content(tmp_path / "beam") == content(tmp_path / "local")
 
 
+@pytest.mark.parametrize("second", ["local", "beam"])
 def test_one_runner_goes_on_with_what_the_other_left(
-    tmp_path: Path, without_beam: Mapper, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, without_beam: Mapper, monkeypatch: pytest.MonkeyPatch, second: str
 ) -> None:
     task, stores = sources(tmp_path / "in"), tmp_path / "stores"
     monkeypatch.setattr(beam, "_run", lambda shards, options: twice_in_threads(shards[:2], options))
     with pytest.raises(UserError, match="2 of 4 shards are not there") as caught:
         prepare(stores, task, without_beam)
     assert "share this folder" in caught.value.mend
-    (stores / ".t.partial" / ".attempt-0.tmp").mkdir()  # a worker that was killed
-    assert "resumed: 2 of 4" in prepare(stores, task, None)
+    partial = stores / ".t.partial"
+    (partial / ".attempt-0.tmp").mkdir()  # a worker that was killed
+    (partial / "part-00000.failed.json").write_text("{}")  # an attempt that failed beside another that did not
+    monkeypatch.setattr(beam, "_run", twice_in_threads)
+    assert "resumed: 2 of 4" in prepare(stores, task, without_beam if second == "beam" else None)
     prepare(tmp_path / "local", task, None)
     assert content(stores) == content(tmp_path / "local")
 
