@@ -28,7 +28,7 @@ def test_overrides_on_purpose_are_listed_not_refused(house: Path) -> None:
         line.strip() for line in lint.check("train", gin_files.statements(["base.gin", "small.gin"], flags))
     )
     assert "small.gin: " in told and "STEPS 100 → 5" in told
-    assert "flags: 2 overridden: PEAK 0.001 → 0.0002; train.steps 7 → 8" in told
+    assert "overridden:" in told and "PEAK 0.001 → 0.0002;" in told and "train.steps 7 → 8" in told
     assert "shuffle" not in told
 
 
