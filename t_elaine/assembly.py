@@ -13,6 +13,7 @@ from t_elaine import feeding, paths
 from t_elaine.checkpoints.layout import CheckpointMeta
 from t_elaine.checkpoints.writing import Checkpointing, Checkpoints
 from t_elaine.data.mixture import Mixture
+from t_elaine.data.row_record import check_same_rows, row_record
 from t_elaine.errors import UserError
 from t_elaine.feeding import Feed
 from t_elaine.model.config import ComputeConfig, LlamaConfig
@@ -28,6 +29,8 @@ from t_elaine.training.sinks import open_sinks
 from t_elaine.training.start import Begun, Start, begin, split_state
 from t_elaine.training.step import Step, batch_layout, batch_shapes, make_step, state_shapes, token_count
 from t_elaine.training.stopping import stopping
+
+ROWS = "rows.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -119,14 +122,28 @@ def train(
             parent=begun.parent,
         )
         run = Run(folder=run_dir, model=model, compute=compute, data=data, loop=loop, feed=feed, step=step, meta=meta)
-        record(run, begun, config_text, argv)
+        rows = rows_as_begun(run, begun)
+        if begun.step < loop.steps or not begun.resumed:  # a finished run keeps the records of what trained it
+            record(run, begun, rows, config_text, argv)
         return watched(run, begun, checkpoints or Checkpointing())
 
 
-def record(run: Run, begun: Begun, config_text: str, argv: Sequence[str]) -> None:
+def rows_as_begun(run: Run, begun: Begun) -> dict[str, Any]:
+    """What the run's rows hang on; refuses to go on with other rows than it was begun with."""
+    shards = {name: store["shards"] for name, store in feeding.data_record(run.data).items()}
+    rows = row_record(run.feed.loader.plan, shards)
+    path = paths.join(run.folder, ROWS)
+    if begun.resumed and paths.exists(path):
+        row = begun.step * run.feed.shape[0] * run.feed.shape[1]
+        check_same_rows(json.loads(paths.read_text(path)), rows, row, run.folder)
+    return rows
+
+
+def record(run: Run, begun: Begun, rows: Mapping[str, Any], config_text: str, argv: Sequence[str]) -> None:
     """Write down what the run is made of, and carry along what an export will need."""
     if not run_folder.is_main():
         return
+    paths.write_text(paths.join(run.folder, ROWS), json.dumps(rows, indent=1) + "\n")
     run_folder.write_records(run.folder, begun.step, config_text, argv, feeding.data_record(run.data))
     run_folder.copy_folder(paths.join(run.data.stores[0], "vocabulary"), paths.join(run.folder, "vocabulary"))
     if begun.parent is not None and not begun.resumed:

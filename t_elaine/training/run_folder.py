@@ -141,7 +141,9 @@ def write_records(run_dir: str, first: int, config_text: str, argv: Sequence[str
             if old == text:
                 continue
             stem, dot, end = name.partition(".")
-            paths.write_text(paths.join(run_dir, f"{stem}.before-step-{first}{dot}{end}"), old)
+            kept = paths.join(run_dir, f"{stem}.before-step-{first}{dot}{end}")
+            if not paths.exists(kept):  # what trained up to here, not a start since that trained nothing
+                paths.write_text(kept, old)
         paths.write_text(path, text)
 
 

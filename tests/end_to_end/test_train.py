@@ -214,3 +214,26 @@ def test_importing_train_brings_no_heavy_library() -> None:
     script = f"import sys, t_elaine.train; print([name for name in {names} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_going_on_with_other_rows_is_refused_and_changes_nothing(
+    whole: Path, stores: list[Path], tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "run"
+    shutil.copytree(whole, run_dir)
+    before = {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file() and path.name != ".lock"}
+    with pytest.raises(UserError, match="seed: 0 → 5"):
+        tiny_runs.train_here(run_dir, stores, steps=20, seed=5)
+    with pytest.raises(UserError, match="sequence_length: 16 → 32"):
+        tiny_runs.train_here(run_dir, stores, steps=20, sequence_length=32, batch_tokens=256)
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_finished_run_keeps_the_record_of_what_trained_it(whole: Path, stores: list[Path], tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    shutil.copytree(whole, run_dir)
+    assert tiny_runs.train_here(run_dir, stores, config_text="other settings") == 0
+    assert (run_dir / "config.gin").read_text() == "tiny"
+    for text in ("second", "third"):  # two starts that add nothing before the step they begin at
+        run_folder.write_records(str(run_dir), 12, text, (), {})
+    assert (run_dir / "config.before-step-12.gin").read_text() == "tiny"
