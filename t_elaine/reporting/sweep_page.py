@@ -1,44 +1,59 @@
 """The page of a sweep, from its sweep.json: one table, the best run first, and what failed ones said last."""
 
 import json
+import math
+from pathlib import Path
 
 import jinja2
+from markupsafe import Markup
 
 from t_elaine import paths
 
 TEMPLATE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>Sweep {{ folder }}</title>
-<style>
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
-table { border-collapse: collapse; } th, td { padding: .3rem .8rem; text-align: left; border-bottom: 1px solid #ddd; }
-td.number { text-align: right; font-variant-numeric: tabular-nums; } tr.best { background: #eef6ee; }
-pre { background: #f6f6f6; padding: .8rem; overflow-x: auto; } .failed { color: #a00; }
-</style>
-<h1>Sweep {{ folder }}</h1>
-<p>{{ runs|length }} runs, in order of <b>{{ metric }}</b> ({{ best }} first), as of each run's last record.</p>
-<table>
-<tr>{% for name in settings %}<th>{{ name }}</th>{% endfor %}<th>{{ metric }}</th><th>train/loss</th><th>step</th>
-<th>state</th><th>run</th></tr>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>Sweep {{ folder }}</title><style>{{ css }}</style></head>
+<body><header><p class="over">T-ELAINE sweep</p><h1>{{ folder }}</h1>
+<p class="lead">{{ runs|length }} runs, in order of <b>{{ metric }}</b> ({{ best }} first), as of each run's last
+record. The mark stands between the lowest and the highest of them.</p></header>
+<main><div class="scroll"><table>
+<thead><tr>{% for name in settings %}<th class="text">{{ name }}</th>{% endfor %}<th>{{ metric }}</th><th></th>
+<th>train/loss</th><th>step</th><th>state</th></tr></thead>
 {% for run in runs %}
 <tr{% if loop.first and run.state == "finished" and run.metric is not none %} class="best"{% endif %}>
-{% for name in settings %}<td>{{ run["values"].get(name, "") }}</td>{% endfor %}
-{% for key in ("metric", "loss", "step") %}
-<td class="number">{{ "–" if run[key] is none else run[key]|round(4) if key != "step" else run[key] }}</td>{% endfor %}
-<td class="{{ run.state }}">{{ run.state }}</td><td><a href="{{ run.name|urlencode }}/">{{ run.name }}</a></td></tr>
+{% for name in settings %}<td class="text">{{ run["values"].get(name, "") }}</td>{% endfor %}
+<td>{{ number(run.metric) }}</td>
+<td>{% if run.metric is not none %}<svg width="120" height="20" style="width: 120px" role="img" aria-label="{{ number(run.metric) }}">
+<line x1="6" x2="114" y1="10" y2="10" stroke="var(--line)"/>
+<circle cx="{{ 6 + 108 * place(run.metric) }}" cy="10" r="4" fill="var(--accent)"/></svg>{% endif %}</td>
+<td>{{ number(run.loss) }}</td><td>{{ "–" if run.step is none else run.step }}</td>
+<td><a class="state {{ run.state }}" href="{{ run.name|urlencode }}/" title="{{ run.name }}">{{ run.state }}</a></td></tr>
 {% endfor %}
-</table>
+</table></div>
 {% for run in runs if run.last_lines %}
-<h2 class="failed">{{ run.name }} ended with exit code {{ run.code }}</h2><pre>{{ run.last_lines }}</pre>
+<h2>{{ run.name }} ended with exit code {{ run.code }}</h2><pre>{{ run.last_lines }}</pre>
 {% endfor %}
-</html>
+</main></body></html>
 """
+
+
+def number(value: float | None) -> str:
+    """Four digits, or a dash."""
+    return "–" if value is None else f"{value:.4f}"
 
 
 def write_sweep_page(folder: str) -> str:
     """Write sweep.html beside the folder's sweep.json; returns its path."""
     record = json.loads(paths.read_text(paths.join(folder, "sweep.json")))
     settings = list(dict.fromkeys(name for run in record["runs"] for name in run["values"]))
+    known = [run["metric"] for run in record["runs"] if run["metric"] is not None and math.isfinite(run["metric"])]
+    low, high = min(known, default=0.0), max(known, default=0.0)
+
+    def place(value: float) -> float:
+        return min(max((value - low) / (high - low), 0.0), 1.0) if high > low and math.isfinite(value) else 0.5
+
     made = jinja2.Environment(autoescape=True).from_string(TEMPLATE)
+    css = Markup((Path(__file__).parent / "page.css").read_text(encoding="utf-8"))
+    text = made.render(folder=folder, settings=settings, css=css, number=number, place=place, **record)
     path = paths.join(folder, "sweep.html")
-    paths.write_text(path, made.render(folder=folder, settings=settings, **record))
+    paths.write_text(path, text)
     return path

@@ -149,7 +149,7 @@ def test_the_table_has_the_best_first_and_the_page_says_the_same(tmp_path: Path)
     assert text[0].split() == ["Schedule.peak", METRIC, "train/loss", "step", "state"] and len(text) == 5
     results.write(str(tmp_path), found, METRIC, "lowest")
     page = Path(write_sweep_page(str(tmp_path))).read_text(encoding="utf-8")
-    places = [page.index(f">{row['name']}</a>") for row in found]
+    places = [page.index(f'title="{row["name"]}"') for row in found]
     assert places == sorted(places) and "the last line" in page and page.count('class="best"') == 1
 
 
