@@ -22,11 +22,13 @@ record. The mark stands between the lowest and the highest of them.</p></header>
 <tr{% if loop.first and run.state == "finished" and run.metric is not none %} class="best"{% endif %}>
 {% for name in settings %}<td class="text">{{ run["values"].get(name, "") }}</td>{% endfor %}
 <td>{{ number(run.metric) }}</td>
-<td>{% if run.metric is not none %}<svg width="120" height="20" style="width: 120px" role="img" aria-label="{{ number(run.metric) }}">
+<td>{% if run.metric is not none %}<svg width="120" height="20" style="width: 120px" role="img"
+aria-label="{{ number(run.metric) }}">
 <line x1="6" x2="114" y1="10" y2="10" stroke="var(--line)"/>
 <circle cx="{{ 6 + 108 * place(run.metric) }}" cy="10" r="4" fill="var(--accent)"/></svg>{% endif %}</td>
 <td>{{ number(run.loss) }}</td><td>{{ "–" if run.step is none else run.step }}</td>
-<td><a class="state {{ run.state }}" href="{{ run.name|urlencode }}/" title="{{ run.name }}">{{ run.state }}</a></td></tr>
+<td><a class="state {{ run.state }}" href="{{ run.name|urlencode }}/" title="{{ run.name }}">{{ run.state }}</a></td>
+</tr>
 {% endfor %}
 </table></div>
 {% for run in runs if run.last_lines %}
