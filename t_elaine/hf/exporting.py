@@ -158,7 +158,7 @@ def write_weights(
         for box in mapping.row_boxes(weight, config, READ_BYTES) if in_blocks else [None]:
             yield mapping.to_hf(weight, source(weight, layer, box))
 
-    tensors.write_tensors(folder, _planned(config, dtype), produce, shard_bytes)
+    tensors.write_tensors(folder, _planned(config, dtype), produce, shard_bytes, reading_ahead=in_blocks)
 
 
 def write_side_files(folder: Path, run_dir: str, meta: CheckpointMeta, config: LlamaConfig, dtype: str) -> None:

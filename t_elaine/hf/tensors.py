@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import ml_dtypes
 import numpy as np
@@ -247,7 +247,11 @@ def header_bytes(tensors: Sequence[Planned]) -> bytes:
 
 
 def write_tensors(
-    folder: Path, tensors: Sequence[Planned], produce: Produce, shard_bytes: int = SHARD_BYTES
+    folder: Path,
+    tensors: Sequence[Planned],
+    produce: Produce,
+    shard_bytes: int = SHARD_BYTES,
+    reading_ahead: bool = False,
 ) -> list[Path]:
     """Write `tensors` in order, each from `produce(name)`, and the index where there is more than one shard.
 
@@ -255,13 +259,22 @@ def write_tensors(
     one ahead of the writing, in another thread, so at most two of its results are alive. Float32 is rounded to nearest
     even where the plan says `BF16`. Files are flushed to disk.
 
+    Args:
+        folder: to write into.
+        tensors: what to write.
+        produce: gives the values.
+        shard_bytes: a file holds no more than this, unless one tensor does.
+        reading_ahead: read and turn in a thread each, which is faster; three of the results are alive then.
+
     Raises:
         ValueError: `produce` gave another shape than planned.
         OSError: the disk is full or fails; the caller removes the folder.
     """
     shards = plan_shards(tensors, shard_bytes)
-    with ThreadPoolExecutor(1) as ahead:
-        blocks = _one_ahead(ahead, (block for tensor in tensors for block in _finished(tensor, produce(tensor.name))))
+    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as turner:
+        runs = (run for tensor in tensors for run in _runs(tensor, produce(tensor.name)))
+        coming = _one_ahead(reader, runs) if reading_ahead else runs
+        blocks = _one_ahead(turner, map(_in_order, coming))
         for name, part in shards.items():
             with open(folder / name, "wb", buffering=0) as sink:
                 _write_all(sink, header_bytes(part))
@@ -280,36 +293,37 @@ def write_tensors(
     return [folder / name for name in shards]
 
 
-def _one_ahead(pool: ThreadPoolExecutor, blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-    coming = pool.submit(next, blocks, None)
-    while (block := coming.result()) is not None:
-        coming = pool.submit(next, blocks, None)
-        yield block
-        del block  # while this generator waits it must not keep a third block alive
+def _one_ahead(pool: ThreadPoolExecutor, items: Iterator[Any]) -> Iterator[Any]:
+    coming = pool.submit(next, items, None)
+    while (item := coming.result()) is not None:
+        coming = pool.submit(next, items, None)
+        yield item
+        del item  # while this generator waits it must not keep one more alive
 
 
-def _finished(tensor: Planned, made: np.ndarray | Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-    """The bytes of a tensor as its file holds them, in blocks: uint8, contiguous."""
+def _runs(tensor: Planned, made: np.ndarray | Iterator[np.ndarray]) -> Iterator[tuple[np.ndarray, np.dtype]]:
+    """A tensor's rows in blocks, with the dtype that its file has."""
     rows = 0
     for array in [made] if isinstance(made, np.ndarray) else made:
         rows += len(array)
         if array.shape[1:] != tensor.shape[1:] or rows > tensor.shape[0]:
             raise ValueError(f"{tensor.name}: planned {tensor.shape}, got {array.shape}")
         for block in _row_blocks(array):
-            yield _in_order(block, DTYPES[tensor.tag]).reshape(-1).view(np.uint8)
+            yield block, DTYPES[tensor.tag]
     if rows != tensor.shape[0]:
         raise ValueError(f"{tensor.name}: planned {tensor.shape}, got {rows} rows")
 
 
-def _in_order(block: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """The block as a C-contiguous array of the dtype; it may be the block itself."""
-    if block.ndim != 2 or not block.T.flags.c_contiguous:
-        return np.ascontiguousarray(block, dtype)
-    # Rounded first, then turned. Rows of a power of two in length would put a column of it into few sets of the cache,
-    # which makes turning four times slower; 64 bytes more in each row spread it.
-    longer = np.empty((block.shape[1], block.shape[0] + 64 // dtype.itemsize), dtype)[:, : block.shape[0]]
-    np.copyto(longer, block.T, casting="unsafe")
-    return np.ascontiguousarray(longer.T)
+def _in_order(run: tuple[np.ndarray, np.dtype]) -> np.ndarray:
+    """The bytes of a block as its file holds them: uint8 [n], the block's own memory where nothing is to change."""
+    block, dtype = run
+    if block.ndim == 2 and block.T.flags.c_contiguous:
+        # Rounded first, then turned. Rows of a power of two in length would put a column of it into few sets of the
+        # cache, which makes turning four times slower; 64 bytes more in each row spread it.
+        longer = np.empty((block.shape[1], block.shape[0] + 64 // dtype.itemsize), dtype)[:, : block.shape[0]]
+        np.copyto(longer, block.T, casting="unsafe")
+        block = longer.T
+    return np.ascontiguousarray(block, dtype).reshape(-1).view(np.uint8)
 
 
 def _row_blocks(array: np.ndarray) -> Iterable[np.ndarray]:
