@@ -60,11 +60,14 @@ def content(stores: Path) -> dict[str, bytes]:
     return {str(p.relative_to(stores)): p.read_bytes() for p in files}
 
 
-def twice_in_threads(shards: Sequence[Shard], options: Sequence[str]) -> None:
-    """A stand-in for Beam at its worst: every shard is given to two workers at once, in one process."""
+def twice_in_threads(shards: Sequence[Shard], options: Sequence[str], attempts: int = 2) -> None:
+    """A stand-in for Beam at its worst: every shard is given to two workers at once, exceptions change their type."""
     with ThreadPoolExecutor(2) as pool:
         for shard in shards:
-            list(pool.map(beam.prepare_apart, [shard, shard]))
+            try:
+                list(pool.map(beam.prepare_apart, [shard] * attempts))
+            except (OSError, UserError) as error:
+                raise RuntimeError("a traceback") from error
 
 
 @pytest.fixture
@@ -147,22 +150,30 @@ def test_one_runner_goes_on_with_what_the_other_left(
     assert content(stores) == content(tmp_path / "local")
 
 
-def test_a_mistake_comes_back_whole_and_stops_the_shards_after_it(tmp_path: Path, without_beam: Mapper) -> None:
-    stores = tmp_path / "stores"
-    broken = small.write_rows(tmp_path / "a.jsonl.gz", small.rows(9))
-    task = small.task("t", *sources(tmp_path / "in").sources, small.source(broken, "broken"))
+@pytest.mark.parametrize("mistake", ["damaged file", "too many bad records"])
+def test_a_mistake_comes_back_whole_and_stops_the_shards_after_it(
+    tmp_path: Path, without_beam: Mapper, mistake: str
+) -> None:
+    stores, last = tmp_path / "stores", tmp_path / "last.jsonl.gz"
+    if mistake == "damaged file":
+        small.write_rows(last, small.rows(9))
+    else:
+        last = small.write_rows(last.with_suffix(""), small.rows(6000, "zh"), {i: "{" for i in range(0, 6000, 9)})
+    task = small.task("t", *sources(tmp_path / "in").sources, small.source(last, "last"), small.source(last, "more"))
     with pytest.raises(UserError) as local:
         prepare(stores, task, None)
-    (stores / ".t.partial" / "part-00000.report.json").unlink()
+    where = Path(local.value.where)
+    assert where.is_file()
+    (stores / ".t.partial" / "part-00000.report.json").unlink(missing_ok=True)
+    where.unlink() if "quarantine" in where.name else None
     with pytest.raises(UserError) as through_beam:
         prepare(stores, task, without_beam)
-    assert through_beam.value.text() == local.value.text() and ".attempt-" not in local.value.where
-    assert not list(stores.glob(".t.partial/.attempt-*"))
-    shards = len(list(stores.glob(".t.partial/part-*.report.json")))
+    assert through_beam.value.text() == local.value.text() and where.is_file()
+    assert not list(stores.glob(".t.partial/.attempt-*")) and len(list(stores.glob(".t.partial/*.failed.json"))) == 1
     again = sources(tmp_path / "in")
     prepare(stores, again, without_beam)
     prepare(tmp_path / "local", again, None)
-    assert shards and content(stores) == content(tmp_path / "local")
+    assert content(stores) == content(tmp_path / "local")
 
 
 def test_a_full_disk_is_one_message(tmp_path: Path, without_beam: Mapper, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,6 +184,7 @@ def test_a_full_disk_is_one_message(tmp_path: Path, without_beam: Mapper, monkey
             raise OSError(errno.ENOSPC, "No space left on device")
         real(descriptor)
 
+    monkeypatch.setattr(beam, "_run", functools.partial(twice_in_threads, attempts=1))
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(UserError, match="disk is full"):
         prepare(tmp_path / "stores", task, without_beam)
