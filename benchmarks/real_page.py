@@ -36,10 +36,10 @@ def draw(metrics: Path, kills: tuple[int, ...], target: Path) -> None:
         steps, losses = [row["step"] for row in train], [row["loss"] for row in train]
         left.plot(steps, losses, color=INK, linewidth=1.4)
         for number, kill in enumerate(kills):
-            label = "SIGKILL; resumed from this checkpoint" if number == 0 else None
+            label = "killed after this checkpoint" if number == 0 else None
             left.axvline(kill, color="#c8553d", linewidth=1.2, linestyle=(0, (4, 2)), label=label)
         if kills:
-            left.legend(frameon=False, loc="upper right")
+            left.legend(loc="upper right", facecolor="white", edgecolor="none", framealpha=1)
             left.set_ylim(top=max(losses) + 0.18 * (max(losses) - min(losses)))
         left.set(title="Training loss", xlabel="update", ylabel="nats a token")
         for language in (name for name in LANGUAGES if any(name in row["language"] for row in held)):
@@ -102,7 +102,7 @@ def score_tables(result: dict[str, Any]) -> str:
 def kill_table(facts: dict[str, Any]) -> str:
     """What each kill left and whether the updates done again came out the same."""
     rows = [[str(kill["checkpoint"]), str(kill["twice"]), str(kill["equal"])] for kill in facts["redone"]]
-    return table(["killed, resumed from checkpoint", "updates done twice", "of them equal bit for bit"], rows)
+    return table(["resumed from checkpoint", "updates done twice", "of them equal bit for bit"], rows)
 
 
 def gap(row: dict[str, Any]) -> str:
@@ -170,9 +170,10 @@ given for fewer than five:
 
 {score_tables(facts["evaluation"])}
 
-{kill_table(facts)}
+Each kill came after a checkpoint, some updates later; these were done again. Equal means that every figure of the \
+update's line in `metrics.jsonl`, but those of the clock, has the same digits.
 
-Equal means: every figure of the update's line in `metrics.jsonl` but those of the clock has the same digits.
+{kill_table(facts)}
 
 The same documents through `transformers` (float32, PyTorch), which shares no code with `evaluate` but the cut into \
 pieces:
