@@ -9,7 +9,8 @@ process of its own, the checkpoint in the page cache. All end with fsync of ever
 timed. Two ratios of seconds, copy over export: beside the exported files (the same bytes written; a bfloat16 export
 reads two bytes for each of them), and beside the checkpoint's (the same bytes read; a bfloat16 export writes half).
 The export timed is the stream of the weights alone; "with digests" adds the comparison of the checkpoint's sha256,
-which goes before it. The proof runs once a dtype: numpy's reference, and transformers with --transformers.
+which goes before it. Processor seconds tell more than seconds where others use the machine too. The proof runs once a
+dtype: numpy's reference, and transformers with --transformers.
 """
 
 import argparse
@@ -75,7 +76,8 @@ def compare(checkpoint: str, folder: Path, dtype: str, pairs: int) -> None:
         ("exported", "checkpoint's"), (exported, source), ratios, whole, strict=True
     ):
         print(f"  copy of the {name} files {taken}: ratio {ratio:.2f} (goal 0.5); with digests {digests:.2f}")
-    print("  rounds: " + "; ".join(" ".join(f"{side['seconds']:.2f}" for side in r) for r in rounds) + " s")
+    for name, key in (("seconds", "seconds"), ("processor seconds", "cpu")):
+        print(f"  {name} of each round: " + "; ".join(" ".join(f"{side[key]:.2f}" for side in r) for r in rounds))
     peak, bound = max(r[0]["peak"] for r in rounds), 2 * first["largest"] + ALLOWANCE
     print(f"  memory: peak {peak / 1e6:.0f} MB, of it {first['before'] / 1e6:.0f} MB before the export began; bound "
           f"{bound / 1e6:.0f} MB (two tensors of {first['largest'] / 1e6:.0f} MB and 500 MB): "
@@ -133,10 +135,13 @@ def stream(checkpoint: str, to: str, dtype: str) -> dict[str, Any]:
     before = peak_bytes()
     digests = _timed(lambda: exporting.check_digests(run_dir, step))  # brings the files into the page cache, too
     source = proof.checkpoint_source(run_dir, step)
+    cpu = time.process_time()
     seconds = _timed(lambda: exporting.write_weights(folder, source, config, dtype, tensors.SHARD_BYTES))
+    cpu = time.process_time() - cpu
     listed = mapping.hf_tensors(config)
     return {
-        "seconds": seconds, "digests": digests, "before": before, "peak": peak_bytes(), "bytes": _size(folder),
+        "seconds": seconds, "cpu": cpu, "digests": digests, "before": before, "peak": peak_bytes(),
+        "bytes": _size(folder),
         "source": f"{step_dir(run_dir, step)}/params", "largest": max(4 * int(np.prod(t.shape)) for t in listed),
     }  # fmt: skip
 
@@ -151,7 +156,8 @@ def copy(folder: str, to: str) -> dict[str, Any]:
             with open(target / str(number), "rb") as handle:
                 os.fsync(handle.fileno())
 
-    return {"seconds": _timed(work), "bytes": _size(target)}
+    cpu = time.process_time()
+    return {"seconds": _timed(work), "cpu": time.process_time() - cpu, "bytes": _size(target)}
 
 
 def whole(checkpoint: str, to: str, dtype: str, transformers: bool) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """A checkpoint → a Hugging Face folder: streamed, completed with its small files, proven, and only then given its name.
 
-Memory: blocks of 16 MB from a local disk, two Hugging Face tensors from an object store, and 500 MB. Everything is
+Memory: blocks of 8 MB from a local disk, two Hugging Face tensors from an object store, and 500 MB. Everything is
 written beside the target under a hidden name; a kill at any moment leaves an older export whole. It trains nothing and
 asks no tokenizer library; ids come from a function.
 """
@@ -27,7 +27,7 @@ from t_elaine.hf.importing import Source
 from t_elaine.hf.prompts import PROMPTS
 from t_elaine.model.config import LlamaConfig, RopeScaling, to_hf
 
-READ_BYTES = 16 << 20  # of a tensor at once, where the checkpoint lies on a local disk
+READ_BYTES = 8 << 20  # of a tensor at once, where the checkpoint lies on a local disk
 
 
 @dataclass(frozen=True, kw_only=True)

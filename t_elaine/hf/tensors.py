@@ -19,6 +19,7 @@ import ml_dtypes
 import numpy as np
 
 from t_elaine.errors import UserError
+from t_elaine.hf.ordering import orderer
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 DTYPES = {"F32": np.dtype(np.float32), "BF16": np.dtype(ml_dtypes.bfloat16), "F16": np.dtype(np.float16)}
@@ -274,7 +275,7 @@ def write_tensors(
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as turner:
         runs = (run for tensor in tensors for run in _runs(tensor, produce(tensor.name)))
         coming = _one_ahead(reader, runs) if reading_ahead else runs
-        blocks = _one_ahead(turner, map(_in_order, coming))
+        blocks = _one_ahead(turner, map(orderer(), coming))
         for name, part in shards.items():
             with open(folder / name, "wb", buffering=0) as sink:
                 _write_all(sink, header_bytes(part))
@@ -312,18 +313,6 @@ def _runs(tensor: Planned, made: np.ndarray | Iterator[np.ndarray]) -> Iterator[
             yield block, DTYPES[tensor.tag]
     if rows != tensor.shape[0]:
         raise ValueError(f"{tensor.name}: planned {tensor.shape}, got {rows} rows")
-
-
-def _in_order(run: tuple[np.ndarray, np.dtype]) -> np.ndarray:
-    """The bytes of a block as its file holds them: uint8 [n], the block's own memory where nothing is to change."""
-    block, dtype = run
-    if block.ndim == 2 and block.T.flags.c_contiguous:
-        # Rounded first, then turned. Rows of a power of two in length would put a column of it into few sets of the
-        # cache, which makes turning four times slower; 64 bytes more in each row spread it.
-        longer = np.empty((block.shape[1], block.shape[0] + 64 // dtype.itemsize), dtype)[:, : block.shape[0]]
-        np.copyto(longer, block.T, casting="unsafe")
-        block = longer.T
-    return np.ascontiguousarray(block, dtype).reshape(-1).view(np.uint8)
 
 
 def _row_blocks(array: np.ndarray) -> Iterable[np.ndarray]:
