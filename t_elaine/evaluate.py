@@ -65,6 +65,7 @@ def evaluate(
     console = Console()
     result = runner.existing(path, identity, overwrite)
     if result is None:
+        runner.writable(path)
         devices = make_mesh(mesh or MeshConfig())
         judged = [
             runner.judge(model, material, devices, compute, batch_rows=batch_rows, length=length, console=console)

@@ -123,7 +123,7 @@ def _read_jsonl(source: "Source", piece: Piece) -> Iterator[Record | Rejected]:
     if is_wide(source):
         for line, text in enumerate(open_text(source, path, "\n"), 1):
             if (line - 1) % piece.parts == piece.part and text.strip():
-                yield _parse(line, text)
+                yield _parse(line, text, path)
         return
     sniff(source, path, encoding)
     for line, row in range_lines(piece, source) if cuts_by_bytes(source, piece) else strided_lines(piece, source):
@@ -133,17 +133,27 @@ def _read_jsonl(source: "Source", piece: Piece) -> Iterator[Record | Rejected]:
         try:
             text = row.decode(encoding)
         except UnicodeDecodeError as error:
+            if error.reason == "unexpected end of data" and not row.endswith(b"\n"):
+                raise _cut_short(path) from error
             shown = row.decode(encoding, "replace")[:SHOWN]
             yield Rejected(line=line, reason=f"invalid {source.encoding}: {error.reason}", shown=shown)
             continue
         if text.strip():
-            yield _parse(line, text.removeprefix("\ufeff"))
+            yield _parse(line, text.removeprefix("\ufeff"), path)
 
 
-def _parse(line: int, text: str) -> Record | Rejected:
+def _cut_short(path: Path) -> UserError:
+    """Only a file's last row can lack its line end; is it broken too, then what came after it is missing as well."""
+    mend = "the file is cut short: copy it again (or take that row out, if nothing came after it)"
+    return UserError(f"{path.name} ends in the middle of a row", str(path), mend)
+
+
+def _parse(line: int, text: str, path: Path) -> Record | Rejected:
     try:
         fields = json.loads(text)
     except (json.JSONDecodeError, RecursionError) as error:
+        if not text.endswith("\n") and isinstance(error, json.JSONDecodeError):
+            raise _cut_short(path) from error
         reason = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
         return Rejected(line=line, reason=f"bad JSON: {reason}", shown=text[:SHOWN])
     if not isinstance(fields, dict):

@@ -213,14 +213,15 @@ def open_store(folder: str | os.PathLike[str]) -> Store:
     )
 
 
-def verify_store(folder: str | os.PathLike[str]) -> None:
-    """Read every file of the store and compare its sha256 with the manifest's.
+def verify_store(folder: str | os.PathLike[str], split: str = "") -> None:
+    """Read every file of the store, or of one split and the vocabulary, and compare its sha256 with the manifest's.
 
     Raises:
         UserError: the first file that differs, by name.
     """
     store = open_store(folder)
-    digests = {s["file"]: s["sha256"] for s in store.manifest["shards"]} | store.manifest.get("files", {})
+    shards = {s["file"]: s["sha256"] for s in store.manifest["shards"] if split in ("", s["split"])}
+    digests = shards | store.manifest.get("files", {})
     for name, expected in digests.items():
         path = store.folder / name
         if not path.is_file():
@@ -309,7 +310,7 @@ def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a finished store, checked against its own digest and the format that this version reads."""
     if not folder.is_dir():
-        raise UserError(f"no such store: {folder}", str(folder.parent), "check the path, or run prepare first")
+        raise UserError("there is no such store", str(folder), "check the path, or run prepare first")
     path = folder / MANIFEST
     if not path.is_file():
         raise UserError("this folder has no manifest.json: it is not a finished store", str(folder), "run prepare")

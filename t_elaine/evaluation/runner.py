@@ -6,6 +6,7 @@ it unasked. How numbers become a result is `summary.py`'s.
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from t_elaine import paths
 from t_elaine.checkpoints import reading
-from t_elaine.data.store import Store, open_store
+from t_elaine.data.store import Store, open_store, verify_store
 from t_elaine.data.vocabulary import Vocabulary
 from t_elaine.errors import UserError
 from t_elaine.evaluation import bits_per_byte, protocols, scoring, suites
@@ -66,11 +67,13 @@ def gather(stores: Sequence[str], exams: Sequence[str], split: str, limit: int, 
     """Open stores and exams. `limit`: documents of each store and questions of each exam, 0 for all.
 
     Raises:
-        UserError: nothing to judge by, or a store or exam that cannot be read.
+        UserError: nothing to judge by, a store that is damaged, or a store or exam that cannot be read.
     """
     if not stores and not exams:
         raise UserError("there is nothing to judge by", "evaluate", "give --stores=FOLDER,… or --exams=samples/en,…")
     opened = tuple(open_store(folder) for folder in stores)
+    for folder in stores:
+        verify_store(folder, split)
     return Material(
         stores=opened,
         held=tuple(bits_per_byte.documents(store, split, limit) for store in opened),
@@ -230,6 +233,24 @@ def existing(path: str, wanted: dict[str, Any], overwrite: bool) -> dict[str, An
         return dict(result)
     keys = [key for key in {**found, **wanted} if found.get(key) != wanted.get(key)]
     raise UserError(f"a result of another evaluation stands there; different: {', '.join(keys)}", path, mend)
+
+
+def writable(path: str) -> None:
+    """Make the result's folder and try to write in it: not being allowed to must show before hours of scoring.
+
+    Raises:
+        UserError: nothing can be written there.
+    """
+    folder = path.rpartition("/")[0] or "."
+    trial = paths.join(folder, f".trial-{os.getpid()}")
+    try:
+        paths.make_folder(folder)
+        if not paths.is_remote(folder):
+            paths.write_text(trial, "")
+            os.unlink(trial)
+    except OSError as error:
+        what = f"the result cannot be written: {error.strerror or error}"
+        raise UserError(what, folder, "give another --to=FOLDER") from error
 
 
 def save(path: str, result: dict[str, Any]) -> None:

@@ -90,6 +90,21 @@ def test_a_truncated_file_is_one_message(tmp_path: Path, name: str) -> None:
     assert name in caught.value.text() and caught.value.mend
 
 
+@pytest.mark.parametrize("parts", [1, 3])
+@pytest.mark.parametrize(("name", "encoding"), [("a.jsonl", "utf-8"), ("a.jsonl.gz", "utf-8"), ("a.jsonl", "utf-16")])
+def test_rows_cut_short_in_the_middle_of_one_are_one_message(
+    tmp_path: Path, name: str, encoding: str, parts: int
+) -> None:
+    text = jsonl([{"text": f"{i}頭痛と発熱"} for i in range(5)]).decode()
+    content = text.encode(encoding)
+    for missing in (4, 8, 14):  # half a character in UTF-8, and whole ones
+        path = write(tmp_path / name, content[:-missing])
+        with pytest.raises(UserError, match="in the middle of a row"):
+            read(source(path, encoding=encoding), parts)
+    path = write(tmp_path / name, text.removesuffix("\n").encode(encoding))
+    assert len(read(source(path, encoding=encoding), parts)[0]) == 5, "a last line end may be missing"
+
+
 def test_a_flipped_byte_in_gzip_is_one_message(tmp_path: Path) -> None:
     path = make(tmp_path, "a.jsonl.gz")
     content = bytearray(path.read_bytes())

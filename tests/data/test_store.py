@@ -132,6 +132,15 @@ def test_a_flipped_bit_is_found(tmp_path: Path) -> None:
         verify_store(folder)
 
 
+def test_a_flipped_bit_is_found_where_only_one_split_is_read(tmp_path: Path) -> None:
+    folder = make_store(tmp_path / "tiny", make_rows())
+    path = folder / "train-00000-of-00001.arrow"
+    path.write_bytes(path.read_bytes()[:-1] + b"\x07")
+    verify_store(folder, "validation")
+    with pytest.raises(UserError, match="is damaged"):
+        verify_store(folder, "train")
+
+
 def test_arrow_cut_short_says_so(tmp_path: Path) -> None:
     folder = make_store(tmp_path / "tiny", make_rows())
     shard = folder / "train-00000-of-00001.arrow"

@@ -1,6 +1,7 @@
 """The command: a result file with parent beside child, kept, refused and replaced as it should be."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from t_elaine.data.vocabulary import load_vocabulary
 from t_elaine.errors import UserError
 from t_elaine.evaluate import evaluate
+from t_elaine.evaluation import runner
 from t_elaine.hf.exporting import export_checkpoint
 from t_elaine.model.config import ComputeConfig
 from t_elaine.parallel.mesh import MeshConfig
@@ -108,3 +110,25 @@ def test_what_does_not_fit_together_is_refused(place: Path, tmp_path: Path) -> N
         evaluate(checkpoint=str(place / "child"), exams=(), **SETTINGS)
     with pytest.raises(UserError, match="no such run folder"):
         evaluate(checkpoint=str(tmp_path / "nowhere"), **SETTINGS)
+
+
+def test_a_damaged_store_is_refused_before_anything_is_scored(place: Path, tmp_path: Path) -> None:
+    held = tmp_path / "held"
+    shutil.copytree(place / "held", held)
+    shard = next(held.glob("validation-*.arrow"))
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(UserError, match="is damaged: its sha256"):
+        evaluate(checkpoint=str(place / "child"), stores=(str(held),), to=str(tmp_path / "out"), **SETTINGS)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_anything_is_scored(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "judge", None)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written") as caught:
+        evaluate(checkpoint=str(place / "child"), to=str(tmp_path / "file" / "out"), **SETTINGS)
+    assert caught.value.where.startswith(str(tmp_path / "file"))
