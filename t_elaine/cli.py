@@ -17,21 +17,22 @@ from typing import Any
 from t_elaine import machine
 from t_elaine.errors import UserError
 
+MISPLACED = (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP)
 TRUTH = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 
-COMMANDS = (
-    "doctor",
-    "plan",
-    "prepare",
-    "import_hf",
-    "sweep",
-    "train",
-    "evaluate",
-    "export",
-    "generate",
-    "merge",
-    "report",
-)
+COMMANDS = {
+    "doctor": "what this machine has, what is missing",
+    "plan": "will it fit, how long will it take",
+    "prepare": "text → token stores; bad rows set aside",
+    "import_hf": "a Hugging Face model → a run folder to start from",
+    "sweep": "the same training with several settings",
+    "train": "train, or go on with a run that was stopped",
+    "evaluate": "held-out text and exams, beside the parent",
+    "export": "a checkpoint → Hugging Face format, with proof",
+    "generate": "let a checkpoint write",
+    "merge": "average several models",
+    "report": "a run folder → one HTML page",
+}
 
 
 def run(
@@ -84,6 +85,12 @@ def of_the_machine(error: OSError) -> UserError | None:
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         mend = "give yourself the right to it, or name another path"
         return UserError(f"the system forbids it: {error.strerror}", path or str(error), mend)
+    if error.errno in MISPLACED and path:
+        mend = "name another path, or move away what stands there"
+        return UserError(f"a file or folder cannot stand there: {error.strerror}", path, mend)
+    if error.errno in (errno.EIO, errno.ESTALE, errno.EFBIG):
+        mend = "look after the disk, or name another path; the same command goes on from what was saved"
+        return UserError(f"the disk fails: {error.strerror}", path or str(error), mend)
     return None
 
 
@@ -101,7 +108,10 @@ def _run(
     for module in modules:
         import_module(module)
     statements = gin_files.statements(files, bindings)
-    for line in lint.check(command, statements):
+    by_flag = {flag: f"--{flag}=…" for flag in flags}
+    if positional:
+        by_flag[positional] = f"t-elaine {command} {positional.upper()}"
+    for line in lint.check(command, statements, by_flag):
         print(line, file=sys.stderr)
     configured = settings.register()
     gin_files.apply(files, bindings)
@@ -176,9 +186,10 @@ def _literal(root: Any, parameter: str, value: str, has_value: bool) -> str:
         if truth is None:
             raise UserError(f"{flag}={value} is neither true nor false", flag, f"{flag}=true or {flag}=false")
         return str(truth)
-    if not value:
+    several = "tuple" in annotation or "Sequence" in annotation
+    if not value and not (several and has_value):  # --exams= is none of them
         raise UserError(f"{flag} needs a value", flag, f"{flag}=VALUE")
-    if "tuple" in annotation or "Sequence" in annotation:
+    if several:
         return repr(tuple(part for part in value.split(",") if part))
     if "int" in annotation or "float" in annotation:
         try:
@@ -219,8 +230,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _hand_over(arguments: list[str]) -> int:
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print("t-elaine <command> [--gin_file=…] [--gin.NAME=VALUE] [--help]\ncommands: " + " ".join(available()))
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print("t-elaine <command> [--gin_file=…] [--gin.NAME=VALUE]\n\ncommands:")
+        print("".join(f"  {name:10} {COMMANDS[name]}\n" for name in available()))
+        print("t-elaine <command> --help prints a command's flags and settings; `make quickstart` goes the whole road.")
+        return 0
+    if arguments[0] == "--version":
+        print(f"t-elaine {machine.version_of('t-elaine')}")
         return 0
     command = arguments[0]
     if command not in available():

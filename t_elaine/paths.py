@@ -10,6 +10,8 @@ from typing import IO, Any
 
 import fsspec
 
+from t_elaine.errors import UserError
+
 PathLike = str | os.PathLike[str]
 
 
@@ -53,9 +55,17 @@ def listing(path: PathLike) -> list[str]:
 
 
 def make_folder(path: PathLike) -> None:
-    """Make a folder and its parents; object stores have no folders, so nothing happens there."""
-    if not is_remote(path):
+    """Make a folder and its parents; object stores have no folders, so nothing happens there.
+
+    Raises:
+        UserError: the system has no such place (a drive that is not mounted, a path inside /proc).
+    """
+    if is_remote(path):
+        return
+    try:
         os.makedirs(path, exist_ok=True)
+    except FileNotFoundError as error:
+        raise UserError("no folder can be made there", os.fspath(path), "name another path") from error
 
 
 def read_text(path: PathLike) -> str:
@@ -78,7 +88,9 @@ def write_text(path: PathLike, text: str) -> None:
             handle.flush()
             os.fsync(handle.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError):
+            error.filename = os.fspath(path)  # a full disk names no file, the others the temporary one
         if os.path.exists(temporary):
             os.unlink(temporary)
         raise

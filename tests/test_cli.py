@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from t_elaine import cli, machine
+from t_elaine import cli, machine, paths
 from t_elaine.config import settings
 from tests.config import made_up
 
@@ -32,8 +32,8 @@ def message(capsys: pytest.CaptureFixture[str]) -> str:
     """What was printed on standard error, checked to be three parts and no traceback."""
     text = capsys.readouterr().err
     assert "Traceback" not in text
-    text = "".join(line for line in text.splitlines(keepends=True) if not line.startswith("override: "))
-    assert text.startswith("error: ") and "\nmend: " in text, text
+    text = text[text.index("error: ") :]  # what is overridden stands before it
+    assert "\nmend: " in text, text
     return text
 
 
@@ -47,6 +47,7 @@ def message(capsys: pytest.CaptureFixture[str]) -> str:
         (("--gin.train.steps",), "--gin.train.steps=VALUE"),
         (("--run_dir",), "--run_dir needs a value"),
         (("--run_dir=",), "--run_dir needs a value"),
+        (("--languages",), "--languages needs a value"),
         (("--run_dir=a", "--run_dir=b"), "--run_dir is given twice"),
         (("--gin_file",), "--gin_file needs a value"),
         (("--gin_file=",), "unknown argument '--gin_file='"),
@@ -54,7 +55,7 @@ def message(capsys: pytest.CaptureFixture[str]) -> str:
         (("--steps=ten",), "--steps=ten is not a number"),
         (("--steps=2.5",), "expected int"),
         (("--gin.train.steps=",), "not gin syntax"),
-        (("--gin.train.run_dir=runs/x",), "not gin syntax"),
+        (("--gin.train.run_dir=runs/x",), "not gin syntax: 'runs' is no value (strings stand in quotes)"),
         (("--gin.train.stepz=5",), "did you mean steps?"),
         (("--gin_file=smal.gin",), "there is no gin file 'smal.gin'"),
         (("--gin_file=.",), "there is no gin file '.'"),
@@ -116,7 +117,7 @@ def test_every_fault_is_told_at_once(capsys: pytest.CaptureFixture[str]) -> None
 
 def test_overrides_are_told_and_commands_run_one_after_another(capsys: pytest.CaptureFixture[str]) -> None:
     assert train("--gin_file=small.gin") == 0
-    assert "override: STEPS = 100 (base.gin:4) → 5 (small.gin:2)" in capsys.readouterr().err
+    assert "small.gin: 4 overridden: STEPS 100 → 5" in capsys.readouterr().err
     assert train() == 0
     assert capsys.readouterr().out.splitlines()[5] == "100"
 
@@ -170,3 +171,50 @@ def test_mixed_jax_and_jaxlib_are_told_before_they_are_imported(tmp_path: Path) 
         assert done.returncode == 2, done.stderr
         assert f"error: jax {machine.version_of('jax')} does not work with jaxlib 0.4.1" in done.stderr
         assert "mend: pip install jax==" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("path", ["{file}/runs", "{file}/runs/one", "/proc/no_such_place/one", "{folder}"])
+def test_a_place_where_nothing_can_be_written_is_a_message(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], path: str
+) -> None:
+    (tmp_path / "file").write_text("")
+    where = path.format(file=tmp_path / "file", folder=tmp_path)
+
+    def work() -> int:
+        if where == str(tmp_path):
+            paths.write_text(where, "a page")
+        paths.make_folder(where)
+        return 0
+
+    assert cli.guarded(work) == 2
+    assert where.removesuffix("/one") in message(capsys)
+
+
+def test_a_full_disk_names_the_file(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def full(handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(paths.os, "fsync", full)
+    assert cli.guarded(lambda: paths.write_text("page.html", "text") or 0) == 2
+    assert "the disk is full\nwhere: page.html" in message(capsys)
+    assert not list(Path().glob(".writing*"))
+
+
+def test_only_flags_that_exist_are_offered(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run("report", [], (), "run_dir") == 2
+    assert "mend: t-elaine report RUN_DIR or report.run_dir = … in a gin file" in message(capsys)
+    assert cli.run("report", [], ()) == 2
+    assert "mend: report.run_dir = … in a gin file" in message(capsys)
+
+
+def test_an_empty_list_can_be_given(capsys: pytest.CaptureFixture[str]) -> None:
+    assert train("--languages=") == 0
+    assert "()" in capsys.readouterr().out.splitlines()
+
+
+def test_the_first_page_says_what_each_command_is_for(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in ([], ["--help"], ["help"]):
+        assert cli.main(arguments) == 0
+        printed = capsys.readouterr().out
+        assert all(f"  {name:10} {cli.COMMANDS[name]}" in printed for name in cli.available())
+    assert cli.main(["--version"]) == 0 and capsys.readouterr().out.startswith("t-elaine ")

@@ -183,8 +183,10 @@ def _read_text(text: str, source: str, rank: int, stack: tuple[str, ...], flag: 
         location: Any = error.args[1] if len(error.args) > 1 else None
         line = getattr(location, "line_num", None) or (location[0] if isinstance(location, tuple) else 0) or 0
         content = (getattr(location, "line_content", "") or getattr(error, "text", "") or "").strip()
+        bare = re.search(r"Failed to parse token '(.+?)'", str(error.args[0]))  # Python's own text holds an address
+        told = f"{bare.group(1)!r} is no value (strings stand in quotes)" if bare else error.args[0]
         raise UserError(
-            f"not gin syntax: {error.args[0]}" + (f"   in: {content}" if content else ""),
+            f"not gin syntax: {told}" + (f"   in: {content}" if content else ""),
             source if flag else f"{source}:{line}",
             "a binding is NAME.parameter = value, with strings in quotes: --gin.RUN_DIR=\"'runs/one'\"",
         ) from error

@@ -8,7 +8,7 @@ setting left out, an axis of a sweep that would fail in its runs. Values are not
 
 import inspect
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -40,15 +40,20 @@ class Fault:
     mend: str
 
 
-def check(command: str, statements: Sequence[Statement]) -> list[str]:
+def check(command: str, statements: Sequence[Statement], flags: Mapping[str, str] | None = None) -> list[str]:
     """Refuse faulty bindings; tell the deliberate overrides.
+
+    Args:
+        command: which is to run.
+        statements: of all files and flags.
+        flags: settings of the command that its command line can give, and how: {"to": "--to=…"}.
 
     Returns:
         lines that say what a later file or flag overrides.
     Raises:
         UserError: holds every fault with its place.
     """
-    found = [*faults(statements), *missing(command, statements)]
+    found = [*faults(statements), *missing(command, statements, flags or {})]
     if found:
         first, rest = found[0], found[1:]
         more = "".join(f"\n\nerror: {f.what}\nwhere: {f.where}\nmend: {f.mend}" for f in rest)
@@ -231,7 +236,7 @@ def _through(value: Any, macros: dict[str, Statement]) -> Any:
     return _through(macros[value.name].value, macros) if isinstance(value, MacroUse) else value
 
 
-def missing(command: str, statements: Sequence[Statement]) -> list[Fault]:
+def missing(command: str, statements: Sequence[Statement], flags: Mapping[str, str]) -> list[Fault]:
     """Settings that the command needs and nobody gives: without a default, or left at %gin.REQUIRED."""
     known = settings.configurables()
     macros = {s.key: s for s in statements if not s.parameter}
@@ -243,7 +248,7 @@ def missing(command: str, statements: Sequence[Statement]) -> list[Fault]:
             if value is inspect.Parameter.empty and parameter.default is value:
                 key = f"{'/'.join((*scope, name))}.{parameter.name}"
                 hint = types.show(types.hints(known[name]).get(parameter.name, Any))
-                flag = f"--{parameter.name}=… or " if name == command else ""
+                flag = f"{flags[parameter.name]} or " if name == command and parameter.name in flags else ""
                 found.append(Fault(f"{key} ({hint}) has no value", place, f"{flag}{key} = … in a gin file"))
             for part in parts(value):
                 open_macro = isinstance(part, MacroUse) and part.name in macros and macros[part.name].value == REQUIRED

@@ -13,7 +13,7 @@ from t_elaine.errors import UserError
 
 def told(files: list[str], flags: list[str] | None = None, command: str = "") -> str:
     statements = gin_files.statements(files, flags or [])
-    found = lint.faults(statements) or (lint.missing(command, statements) if command else [])
+    found = lint.faults(statements) or (lint.missing(command, statements, {}) if command else [])
     return "\n".join(f"{f.what} | {f.where} | {f.mend}" for f in found)
 
 
@@ -122,7 +122,7 @@ def test_required_settings_are_asked_for(house: Path) -> None:
     for missing in ("Corpora.folders (Sequence[str])", "Rate.peak (float)", "train.run_dir (str)"):
         assert f"{missing} has no value | t-elaine train" in found
     assert told(["base.gin"], [], "report").startswith(
-        "report.run_dir (str) has no value | t-elaine report | --run_dir=…"
+        "report.run_dir (str) has no value | t-elaine report | report.run_dir = …"
     )
 
 
