@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from t_elaine import feeding, paths
-from t_elaine.checkpoints.layout import CheckpointMeta
+from t_elaine.checkpoints.layout import CheckpointMeta, complete_steps
 from t_elaine.checkpoints.writing import Checkpointing, Checkpoints
 from t_elaine.data.mixture import Mixture
 from t_elaine.data.row_record import check_same_rows, row_record
@@ -153,18 +153,21 @@ def record(run: Run, begun: Begun, rows: Mapping[str, Any], config_text: str, ar
 
 def watched(run: Run, begun: Begun, settings: Checkpointing) -> int:
     """Run the loop; whatever ends it, status.json says so (but for SIGKILL, after which it still says "running")."""
-    done = begun.step
-    run_folder.write_status(run.folder, "running", "", done)
+    run_folder.write_status(run.folder, "running", "", begun.step)
+
+    def stopped(reason: str) -> None:
+        run_folder.write_status(run.folder, "stopped", reason, max([0, *complete_steps(run.folder)]))
+
     try:
         if not begun.resumed and begun.parent is not None:
             probe(run, begun)
         with stopping(run.loop.max_chip_hours) as stop, Checkpoints(run.folder, settings, say) as checkpoints:
             done, reason = go(run, begun, checkpoints, stop)
     except UserError as error:
-        run_folder.write_status(run.folder, "stopped", error.what, done)
+        stopped(error.what)
         raise
     except BaseException as error:
-        run_folder.write_status(run.folder, "stopped", repr(error), done)
+        stopped(repr(error))
         raise
     states = {"finished": "finished", "preempted": "preempted", "chip hours": "stopped"}
     run_folder.write_status(run.folder, states[reason], reason, done)

@@ -10,7 +10,9 @@ import importlib
 import importlib.util
 import inspect
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -60,6 +62,7 @@ def run(
 
 def guarded(work: Callable[[], int]) -> int:
     """Do the work; what a person can mend ends as three lines and exit code 2, a bug as its traceback."""
+    before, sys.unraisablehook = sys.unraisablehook, _interrupt_again
     try:
         return work()
     except UserError as error:
@@ -73,7 +76,21 @@ def guarded(work: Callable[[], int]) -> int:
         return 2
     except KeyboardInterrupt:
         print("stopped by the keyboard; what was saved is kept", file=sys.stderr)
+        if "jax" in sys.modules:  # whose threads may still compute: the interpreter's way out crashes on them
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(130)
         return 130
+    finally:
+        sys.unraisablehook = before
+
+
+def _interrupt_again(unraisable: "sys.UnraisableHookArgs") -> None:
+    """A Ctrl-C that falls into a finaliser or a callback of the garbage collector (JAX has one) is lost: repeat it."""
+    if issubclass(unraisable.exc_type, KeyboardInterrupt):
+        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()  # in this very call it would be lost again
+    else:
+        sys.__unraisablehook__(unraisable)
 
 
 def of_the_machine(error: OSError) -> UserError | None:

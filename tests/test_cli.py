@@ -218,3 +218,25 @@ def test_the_first_page_says_what_each_command_is_for(capsys: pytest.CaptureFixt
         printed = capsys.readouterr().out
         assert all(f"  {name:10} {cli.COMMANDS[name]}" in printed for name in cli.available())
     assert cli.main(["--version"]) == 0 and capsys.readouterr().out.startswith("t-elaine ")
+
+
+LOST = """
+import sys, time
+from t_elaine import cli
+
+class Finalised:
+    def __del__(self):
+        raise KeyboardInterrupt
+
+def work():
+    Finalised()
+    time.sleep(20)
+    return 0
+
+sys.exit(cli.guarded(work))
+"""
+
+
+def test_a_keyboard_interrupt_in_a_finaliser_is_not_lost() -> None:
+    done = subprocess.run([sys.executable, "-c", LOST], capture_output=True, text=True, timeout=15)
+    assert done.returncode == 130 and done.stderr == "stopped by the keyboard; what was saved is kept\n"

@@ -63,6 +63,8 @@ def plan_work(task: Task, making: Making, vocabulary: Vocabulary, stores: Path, 
         check_source(source, making.allowed_licences)
     if not 0 <= making.validation_share < 1 or not 0 <= making.max_rejected_share <= 1:
         raise UserError("shares lie between 0 and 1", "prepare.validation_share, max_rejected_share", "0.01 is 1 %")
+    if making.shards < 0:
+        raise UserError(f"shards is {making.shards}", "prepare.shards", "give a number of shards, or 0: by size")
     final, partial = stores / task.name, stores / f".{task.name}.partial"
     _finish_commit(final, partial)
     pieces = plan_pieces(task, making.data_root, making.shards)

@@ -55,6 +55,8 @@ def prepare_named(
     """
     if is_remote(stores):
         raise UserError("prepare writes to a local folder", f"stores={stores}", "prepare locally, then copy the stores")
+    if workers < 0:
+        raise UserError(f"workers is {workers}", "prepare.workers", "give 0 (one for each core) or more")
     found = [registry.find(name) for name in names]
     wanted = {task.name: task for some, _ in found for task in some}
     if not wanted:

@@ -189,6 +189,19 @@ def test_too_many_malformed_records_stop_the_run(tmp_path: Path) -> None:
     assert len(documents(store)) == 54 and "resumed: 2 of 2" in printed
 
 
+@pytest.mark.parametrize("changes", [{"shards": -3}, {"validation_share": 1.5}, {"max_rejected_share": -0.1}])
+def test_settings_without_sense_are_refused(tmp_path: Path, changes: dict[str, float]) -> None:
+    task = small.task("t", small.source(small.write_rows(tmp_path / "a.jsonl", small.rows(5))))
+    with pytest.raises(UserError) as caught:
+        prepare(tmp_path / "stores", task, Making(**changes))  # type: ignore[arg-type]
+    assert next(iter(changes)) in caught.value.where
+
+
+def test_fewer_than_no_workers_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="workers is -3"):
+        workers.prepare_named(["t"], None, str(tmp_path), Making(), workers=-3)  # type: ignore[arg-type]
+
+
 def test_duplicates_are_counted_and_dropped_by_option(tmp_path: Path) -> None:
     first = small.write_rows(tmp_path / "a.jsonl", [*small.rows(30), *small.rows(5)])
     second = small.write_rows(tmp_path / "b.jsonl", [{**row, "id": "again" + row["id"]} for row in small.rows(40)])

@@ -17,6 +17,7 @@ import tiny_runs
 
 from t_elaine.checkpoints import layout, writing
 from t_elaine.errors import UserError
+from t_elaine.training import loop as looping
 from t_elaine.training import run_folder
 
 
@@ -237,3 +238,20 @@ def test_a_finished_run_keeps_the_record_of_what_trained_it(whole: Path, stores:
     for text in ("second", "third"):  # two starts that add nothing before the step they begin at
         run_folder.write_records(str(run_dir), 12, text, (), {})
     assert (run_dir / "config.before-step-12.gin").read_text() == "tiny"
+
+
+def test_the_status_of_a_run_that_failed_names_the_step_to_go_on_from(
+    stores: list[Path], cache: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = looping.report
+
+    def pressed(done: int, *arguments: Any) -> None:
+        report(done, *arguments)
+        if done == 8:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(looping, "report", pressed)
+    with pytest.raises(KeyboardInterrupt):
+        tiny_runs.train_here(tmp_path / "run", stores, compilation_cache=cache)
+    status = json.loads((tmp_path / "run" / "status.json").read_text())
+    assert status["state"] == "stopped" and status["step"] == layout.complete_steps(tmp_path / "run")[-1] == 6
