@@ -18,7 +18,7 @@ from t_elaine.data.identity import Making
 from t_elaine.data.store import Store, open_store, verify_store
 from t_elaine.data.texts import Task
 from t_elaine.data.vocabulary import load_vocabulary
-from t_elaine.data.workers import prepare_stores, report
+from t_elaine.data.workers import prepare_named, prepare_stores, report
 from t_elaine.errors import UserError
 
 MAKING = Making(validation_share=0.2, shards=3)
@@ -199,7 +199,7 @@ def test_settings_without_sense_are_refused(tmp_path: Path, changes: dict[str, f
 
 def test_fewer_than_no_workers_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="workers is -3"):
-        workers.prepare_named(["t"], None, str(tmp_path), Making(), workers=-3)  # type: ignore[arg-type]
+        prepare_named(["t"], None, str(tmp_path), Making(), workers=-3)  # type: ignore[arg-type]
 
 
 def test_duplicates_are_counted_and_dropped_by_option(tmp_path: Path) -> None:
