@@ -143,6 +143,7 @@ def section(facts: dict[str, Any], run: Path, figure: Path | None) -> str:
     train = metric_lines(run / "metrics.jsonl", "train")
     machine, given = facts["machine"], facts["arguments"]
     tokens = sum(row["batch_tokens"] for row in train)
+    proof = "\n".join(facts["proof"])
     words = "Training loss by update with the kills, and held-out bits-per-byte by language"
     picture = f"\n![{words}]({figure.name})\n" if figure else ""
     bindings = "".join(f", `{binding}`" for binding in given["bindings"])
@@ -174,6 +175,12 @@ Each kill came after a checkpoint, some updates later; these were done again. Eq
 update's line in `metrics.jsonl`, but those of the clock, has the same digits.
 
 {kill_table(facts)}
+
+What the export proved of itself:
+
+```
+{proof}
+```
 
 The same documents through `transformers` (float32, PyTorch), which shares no code with `evaluate` but the cut into \
 pieces:

@@ -7,10 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import tiny_runs
 
-from benchmarks import real_page, real_road
+from benchmarks import held_out, real_page, real_road
+from t_elaine.data.store import open_store
 from t_elaine.errors import UserError
+from t_elaine.evaluation.bits_per_byte import documents
 
 SAMPLES = Path(__file__).resolve().parents[2] / "data_tasks" / "samples"
 # File of texts → (language, its part of that language's samples, categories in turn).
@@ -111,6 +115,7 @@ def test_the_road_in_miniature(travelled: tuple[real_road.Road, dict[str, Any]])
     for language in ("en", "ja", "zh"):
         for level in ("language", "general"):
             assert rows[level, language]["child"]["value"] < rows[level, language]["parent"]["value"] - 0.2
+    assert len(facts["proof"]) == 3 and all(line.endswith("passed") for line in facts["proof"])
     assert len(facts["reload"]) == 4
     for row in facts["reload"]:
         assert math.isclose(row["ours"], row["transformers"], rel_tol=1e-4)
@@ -138,3 +143,15 @@ def test_a_page_without_marks_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no marks"):
         real_page.put(page, "text")
     assert page.read_text(encoding="utf-8") == "# Numbers\n"
+
+
+def test_cut_documents_have_the_bytes_of_what_is_left(tmp_path: Path) -> None:
+    store = tiny_runs.make_store(tmp_path / "whole", documents=80)
+    lengths = np.load(store / "vocabulary" / "byte_lengths.npy")
+    whole = documents(open_store(store), "validation", 6)
+    cut = documents(open_store(held_out.cut_store(store, tmp_path / "cut", 6, 20)), "validation")
+    assert [one.text_hash for one in cut] == [one.text_hash for one in whole]
+    assert {len(one.tokens) > 20 for one in whole} == {True, False}
+    for ours, theirs in zip(cut, whole, strict=True):
+        np.testing.assert_array_equal(ours.tokens, theirs.tokens[:20])
+        assert ours.bytes == lengths[ours.tokens].sum() and ours.group == theirs.group
