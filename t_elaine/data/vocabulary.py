@@ -143,7 +143,8 @@ def _find(path: Path) -> Path:
         mend = "give a folder with tokenizer.json or tokenizer.model, or the file itself"
         raise UserError("the folder holds no vocabulary", str(path), mend)
     if not path.is_file():
-        raise UserError(f"no such vocabulary: {path}", str(path.parent), "check the path")
+        mend = "check the path; a model's folder is made by import_hf"
+        raise UserError("there is no such vocabulary", str(path), mend)
     return path
 
 
@@ -163,7 +164,8 @@ def _load_huggingface(file: Path, content: bytes, digest: str) -> Vocabulary:
         tokenizer = tokenizers.Tokenizer.from_str(content.decode("utf-8"))
     except Exception as error:  # the tokenizers library raises bare Exception
         mend = "copy the file again from the model's folder"
-        raise UserError(f"tokenizer.json cannot be read: {error}", str(file), mend) from error
+        told = f"it has no {error}" if isinstance(error, KeyError) else error
+        raise UserError(f"tokenizer.json cannot be read: {told}", str(file), mend) from error
     tokenizer.encode_special_tokens = True  # text that looks like a special token stays text
     tokenizer.no_truncation()
     tokenizer.no_padding()

@@ -220,6 +220,8 @@ def test_files_that_are_no_vocabulary(tmp_path: Path, llama3_tokenizer: Path) ->
         with pytest.raises(UserError) as caught:
             load_vocabulary(tmp_path / name)
         assert caught.value.mend, name
+        assert name != "tokenizer.json" or "it has no 'added_tokens'" in caught.value.what
     for path in (tmp_path / "nothing", tmp_path / "v" / "nothing.json"):
-        with pytest.raises(UserError):
+        with pytest.raises(UserError) as caught:
             load_vocabulary(path)
+        assert caught.value.where == str(path), "the path itself, not its parent"
