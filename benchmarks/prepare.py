@@ -1,7 +1,8 @@
 """Tokenising a corpus: `prepare` beside `datasets.map`, in tokens a second, on the same texts and processes.
 
-    python -m benchmarks.prepare --tokenizer FOLDER [--tokenizer FOLDER] --text FILE.jsonl.gz [--text …] [--pairs 5]
+    python -m benchmarks.prepare [--tokenizer FOLDER …] [--text FILE.jsonl.gz …] [--pairs 5]
 
+Without --tokenizer: Llama 3's and SmolLM2's, from two packages (`packaged.py`); without --text: the shipped samples.
 Each FOLDER holds a tokenizer.json. One that also holds Llama 3's tokenizer.model gets a further row, `datasets.map`
 with tiktoken, and `prepare` reads that file. The texts are written once to plain JSON Lines, repeated to --megabytes.
 Timed from plain rows to tokens on disk: `prepare` from call to finished store (start of its processes, digests, fsync),
@@ -23,22 +24,27 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks import packaged
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tokenizer", action="append", required=True, type=Path)
-    parser.add_argument("--text", action="append", required=True, type=Path, help="JSON Lines with a field text")
+    parser.add_argument("--tokenizer", action="append", type=Path)
+    parser.add_argument("--text", action="append", type=Path, help="JSON Lines with a field text")
     parser.add_argument("--megabytes", type=float, default=40)
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     settings = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        corpus, size, rows = write_corpus(settings.text, Path(folder), settings.megabytes)
+        texts = settings.text or sorted((ROOT / "data_tasks" / "samples").glob("*/documents.jsonl"))
+        corpus, size, rows = write_corpus(texts, Path(folder), settings.megabytes)
+        packages = {"llama3": packaged.llama3_folder, "smollm2": packaged.smollm2_folder}
+        tokenizers = settings.tokenizer or [make(Path(folder) / name) for name, make in packages.items()]
         print(f"{platform.platform()}, {os.cpu_count()} cores; {settings.processes} processes, {settings.pairs} pairs")
         print(f"{rows} documents, {size / 1e6:.1f} MB of text\n")
-        for tokenizer in settings.tokenizer:
+        for tokenizer in tokenizers:
             compare(tokenizer, corpus, Path(folder), settings.pairs, settings.processes)
 
 
@@ -80,7 +86,7 @@ def compare(tokenizer: Path, corpus: Path, folder: Path, pairs: int, processes: 
             if pair:
                 speeds[name].append(counts[name] / (time.perf_counter() - began) / 1e6)
     assert len(set(counts.values())) == 1, f"the ways disagree on the number of tokens: {counts}"
-    print(f"{tokenizer}: {counts['prepare']:,} tokens")
+    print(f"{tokenizer.name}: {counts['prepare']:,} tokens")
     mine = statistics.median(speeds["prepare"])
     for name, found in speeds.items():
         median = statistics.median(found)

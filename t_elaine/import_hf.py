@@ -11,7 +11,13 @@ FLAGS = ("hf", "to", "revision", "vocabulary", "overwrite")
 
 
 def import_hf(
-    hf: str, to: str, revision: str = "", vocabulary: str = "", overwrite: bool = False, mesh: MeshConfig | None = None
+    hf: str,
+    to: str,
+    revision: str = "",
+    vocabulary: str = "",
+    overwrite: bool = False,
+    untrained: bool = False,
+    mesh: MeshConfig | None = None,
 ) -> None:
     """Fetch (where `hf` is a name on the hub), check and save a model, its small files and the loss it must start with.
 
@@ -21,6 +27,7 @@ def import_hf(
         revision: branch, tag or commit on the hub; "" is the default branch.
         vocabulary: tokenizer file or folder, where the model's own folder has none that is read here.
         overwrite: replace `to` if it is there.
+        untrained: accept weights whose loss guessing would beat, as random ones may have.
         mesh: devices to read the parameters onto; None: all of them along fsdp.
     """
     refuse_existing(to, overwrite)
@@ -33,7 +40,7 @@ def import_hf(
         encode=vocab.encode_batch,
         save=lambda target: save_vocabulary(vocab, target),
     )
-    import_model(folder, to, wrapped, origin, mesh or MeshConfig(), overwrite)
+    import_model(folder, to, wrapped, origin, mesh or MeshConfig(), overwrite, untrained)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -63,6 +63,7 @@ def import_model(
     origin: str,
     mesh_config: MeshConfig,
     overwrite: bool = False,
+    untrained: bool = False,
     say: Callable[[str], None] = print,
 ) -> None:
     """Make a run folder of a Hugging Face folder: checkpoints/0, vocabulary/, parent/, probe.json.
@@ -74,6 +75,7 @@ def import_model(
         origin: what the checkpoint's record names as parent.
         mesh_config: devices to read the parameters onto.
         overwrite: replace `to` if it is there.
+        untrained: accept a probe loss that guessing would beat.
         say: takes lines of progress.
 
     Raises:
@@ -92,7 +94,9 @@ def import_model(
     meta = _meta(config, vocabulary, origin)
 
     def fill(run_dir: str) -> None:
-        save_side_files(folder, run_dir, vocabulary, config, say)
+        loss = save_side_files(folder, run_dir, vocabulary, config, say)
+        if not untrained:
+            check_loss(loss, config, folder)
         params = importing.load_params(importing.hf_source(infos, config), config, layout)
         fault_point("import_hf.before_save")
         save_params(run_dir, 0, params, meta)
@@ -107,8 +111,8 @@ def import_model(
 
 def save_side_files(
     folder: Path, run_dir: str, vocabulary: ImportedVocabulary, config: LlamaConfig, say: Callable[[str], None]
-) -> None:
-    """Everything of the run folder but the checkpoint."""
+) -> float:
+    """Everything of the run folder but the checkpoint; returns the probe's loss."""
     with tempfile.TemporaryDirectory(prefix="import-") as temporary:
         vocabulary.save(Path(temporary))
         folders.copy_into(Path(temporary), paths.join(run_dir, "vocabulary"), last="vocabulary.json")
@@ -117,8 +121,16 @@ def save_side_files(
     found = probe.make_probe(folder, rows, reference.transformers_fit(mapping.parameters(config)))
     paths.write_text(paths.join(run_dir, "probe.json"), json.dumps(found) + "\n")
     say(f"loss of the probe: {found['loss']:.4f} nats a token ({found['reference']})")
-    if found["loss"] > math.log(config.vocab_size) + 1:
-        say("warning: guessing would do better; is this the model's own tokenizer, are these the trained weights?")
+    return float(found["loss"])
+
+
+def check_loss(loss: float, config: LlamaConfig, folder: Path) -> None:
+    """Raise UserError if guessing would do better: the only sign of a fitting tokenizer that is another model's."""
+    if loss > math.log(config.vocab_size) + 1:
+        what = f"its loss is {loss:.2f} nats a token, where guessing among {config.vocab_size} ids has "
+        what += f"{math.log(config.vocab_size):.2f}: these are not the trained weights, or not this model's tokenizer"
+        mend = "give the model's own tokenizer (--vocabulary=); for random weights: --gin.import_hf.untrained=True"
+        raise UserError(what, str(folder), mend)
 
 
 def refuse_existing(to: str, overwrite: bool) -> None:

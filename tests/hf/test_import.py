@@ -15,7 +15,7 @@ from t_elaine import import_hf
 from t_elaine.checkpoints import layout, reading
 from t_elaine.data.vocabulary import load_vocabulary
 from t_elaine.errors import UserError
-from t_elaine.hf import exporting, importing, probe, proof, reference, run_import, walking
+from t_elaine.hf import exporting, probe, proof, reference, walking
 from tests.hf.models import add_tokenizer, contents, whole_model
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -174,18 +174,18 @@ def test_a_vocabulary_of_ones_own(copy: Path, tmp_path: Path, capsys: pytest.Cap
     assert load_vocabulary(tmp_path / "run").size == 320
 
 
-def test_a_loss_worse_than_guessing_is_told(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loss_worse_than_guessing_is_refused(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """What a tokenizer of the right size but another model's looks like."""
-    vocabulary = run_import.ImportedVocabulary(
-        sha256="0" * 64, size=259, bos=1, encode=load_vocabulary(model).encode_batch, save=lambda folder: None
-    )
-    config = importing.read_config(model)
-    for loss, warned in ((5.7, False), (9.0, True)):
-        found = {"rows": [], "loss": loss, "reference": "set by the test"}
-        monkeypatch.setattr(probe, "make_probe", lambda *arguments, found=found: found)
-        lines: list[str] = []
-        run_import.save_side_files(model, str(tmp_path / str(loss)), vocabulary, config, lines.append)
-        assert any("warning" in line for line in lines) == warned
+    arguments = [f"--hf={model}", f"--to={tmp_path / 'run'}"]
+    found = {"rows": [], "loss": 9.0, "reference": "set by the test"}
+    monkeypatch.setattr(probe, "make_probe", lambda *_: found)
+    assert import_hf.main(arguments) == 2
+    assert "this model's tokenizer" in capsys.readouterr().err and nothing_made(tmp_path)
+    assert import_hf.main([*arguments, "--gin.import_hf.untrained=True"]) == 0
+    found["loss"] = 5.7
+    assert import_hf.main([*arguments, "--overwrite"]) == 0
 
 
 def test_a_target_that_is_there(run: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
