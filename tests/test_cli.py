@@ -8,6 +8,7 @@ import pytest
 
 from t_elaine import cli, machine, paths
 from t_elaine.config import settings
+from t_elaine.data.assembly import holding
 from tests.config import made_up
 
 GIN = Path(__file__).parent / "config" / "gin"
@@ -240,3 +241,15 @@ sys.exit(cli.guarded(work))
 def test_a_keyboard_interrupt_in_a_finaliser_is_not_lost() -> None:
     done = subprocess.run([sys.executable, "-c", LOST], capture_output=True, text=True, timeout=15)
     assert done.returncode == 130 and done.stderr == "stopped by the keyboard; what was saved is kept\n"
+
+
+def test_stores_in_an_impossible_place_are_a_message(capsys: pytest.CaptureFixture[str]) -> None:
+    if not Path("/proc").is_dir():
+        pytest.skip("this system has no /proc")
+
+    def work() -> int:
+        with holding(Path("/proc/no_such_place/stores"), "one"):
+            return 0
+
+    assert cli.guarded(work) == 2
+    assert "no folder can be made there\nwhere: /proc/no_such_place/stores" in message(capsys)

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from t_elaine import paths
 from t_elaine.data.identity import Making, known_digests, made_by, same_or_refuse, without_times
 from t_elaine.data.preparation import Shard, labels, plan_pieces, too_many_rejected
 from t_elaine.data.sources import check_source
@@ -88,7 +89,7 @@ def plan_work(task: Task, making: Making, vocabulary: Vocabulary, stores: Path, 
 @contextmanager
 def holding(stores: Path, name: str) -> Iterator[None]:
     """Keep other processes from this store; the kernel lets go when the process ends, however it ends."""
-    stores.mkdir(parents=True, exist_ok=True)
+    paths.make_folder(stores)
     path = stores / f".{name}.lock"
     with open(path, "w") as file:
         try:

@@ -42,7 +42,7 @@ def new_folder(to: str, overwrite: bool, needed: int, command: str) -> Iterator[
     if replaced.exists() and not target.exists():
         replaced.rename(target)  # a kill came between the two renames below
     refuse_existing(target.exists(), to, overwrite)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    paths.make_folder(target.parent)
     remove(building)
     free = shutil.disk_usage(target.parent).free
     if free < needed + SPARE_BYTES:
