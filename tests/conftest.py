@@ -75,3 +75,9 @@ def smollm2_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("smollm2") / "f32"
     smollm2.make_folder(folder, dtype="float32")
     return folder
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder for compiled programs that the training runs of one file share."""
+    return str(tmp_path_factory.mktemp("compiled"))

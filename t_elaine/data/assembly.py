@@ -229,8 +229,7 @@ def _validation_file(work: Work, keep: dict[Path, np.ndarray]) -> list[tuple[Pat
 
 def _copy_rows(parts: list[Path], path: Path, work: Work, keep: dict[Path, np.ndarray]) -> None:
     groups = sorted({(s.language, s.category) for s in work.task.sources})
-    writer = ShardWriter(path, labels(work.task))
-    try:
+    with ShardWriter(path, labels(work.task)) as writer:
         for part in parts:
             place = 0
             for batch in read_shard(part, groups):
@@ -238,9 +237,6 @@ def _copy_rows(parts: list[Path], path: Path, work: Work, keep: dict[Path, np.nd
                     writer.add(row)
                 place += batch.docs
         writer.close()
-    except BaseException:
-        writer.abandon()
-        raise
 
 
 def _rows(batch: DocBatch, indices: np.ndarray, groups: list[tuple[str, str]]) -> Iterator[Row]:

@@ -10,6 +10,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -120,11 +121,13 @@ def prepare_shard(shard: Shard) -> dict[str, Any]:
     vocabulary = _vocabulary(shard.vocabulary, shard.vocabulary_sha256)
     fault_point("prepare.before_write")
     splits = ("train", "validation") if shard.validation_share else ("train",)
-    writers = {split: ShardWriter(shard.path(f"{split}.arrow"), labels(shard.task)) for split in splits}
     quarantine = shard.path("quarantine.jsonl")
     reasons: Counter[str] = Counter()
     documents = 0
-    try:
+    with ExitStack() as held:
+        writers = {
+            split: held.enter_context(ShardWriter(shard.path(f"{split}.arrow"), labels(shard.task))) for split in splits
+        }
         with open(quarantine, "w", encoding="utf-8", newline="\n") as aside:
             for source, batch in _batches(shard, reasons, aside):
                 for row, split in _rows(batch, source, shard, vocabulary):
@@ -136,10 +139,6 @@ def prepare_shard(shard: Shard) -> dict[str, Any]:
             os.fsync(aside.fileno())
         for writer in writers.values():
             writer.close()
-    except BaseException:
-        for writer in writers.values():
-            writer.abandon()
-        raise
     fault_point("prepare.before_report")
     digests = {split: file_sha256(writer.path) for split, writer in writers.items()}
     report = {"documents": documents, "rejected": dict(sorted(reasons.items())), "sha256": digests}

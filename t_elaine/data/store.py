@@ -66,7 +66,7 @@ class Labels:
 class ShardWriter:
     """Writes one Arrow file under a temporary name; `close()` flushes it to disk and gives it its final name.
 
-    Until `close()` nothing stands under `path`; a file that does is whole.
+    Until `close()` nothing stands under `path`; a file that does is whole. As a context it drops what was not closed.
     """
 
     def __init__(self, path: Path, labels: Labels, batch_tokens: int = BATCH_TOKENS) -> None:
@@ -79,6 +79,12 @@ class ShardWriter:
         }
         self._file = open(self._temporary, "wb")  # noqa: SIM115  closed in close() or abandon()
         self._writer = pa.ipc.new_file(self._file, SCHEMA)
+
+    def __enter__(self) -> "ShardWriter":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.abandon()
 
     def add(self, row: Row) -> None:
         """Append a document. A batch is written whenever the next document would pass `batch_tokens`."""
@@ -99,7 +105,7 @@ class ShardWriter:
         return self.path
 
     def abandon(self) -> None:
-        """Drop the temporary file; what stood under the final name before is untouched."""
+        """Drop the temporary file, if it is not closed yet; what stands under the final name is untouched."""
         try:
             self._file.close()  # on a full disk the last buffer cannot be written here either
         except OSError:

@@ -28,11 +28,6 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(tmp_path_factory.mktemp("compiled"))
-
-
-@pytest.fixture(scope="module")
 def whole(stores: list[Path], cache: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An uninterrupted run of 12 steps in this process, on 8 devices."""
     run_dir = tmp_path_factory.mktemp("runs") / "whole"

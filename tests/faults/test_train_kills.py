@@ -30,11 +30,6 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(tmp_path_factory.mktemp("compiled"))
-
-
-@pytest.fixture(scope="module")
 def whole(stores: list[Path], cache: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_dir = tmp_path_factory.mktemp("runs") / "whole"
     code, output = tiny_runs.train_process(run_dir, stores, compilation_cache=cache)
@@ -67,17 +62,12 @@ def killed_and_resumed(run_dir: Path, stores: list[Path], cache: str, points: tu
     assert code == 0, output
 
 
-@pytest.mark.parametrize("points", FEW, ids=lambda points: "+".join(points).replace("checkpoint.", ""))
+@pytest.mark.parametrize(
+    "points",
+    [*FEW, *(pytest.param(points, marks=pytest.mark.full) for points in ALL)],
+    ids=lambda points: "+".join(points).replace("checkpoint.", ""),
+)
 def test_killed_twice_at_named_points(
-    whole: Path, stores: list[Path], cache: str, tmp_path: Path, points: tuple[str, ...]
-) -> None:
-    killed_and_resumed(tmp_path / "run", stores, cache, points)
-    assert_same(tmp_path / "run", whole, 12)
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("points", ALL, ids=lambda points: "+".join(points).replace("checkpoint.", ""))
-def test_killed_twice_at_every_pair_of_points(
     whole: Path, stores: list[Path], cache: str, tmp_path: Path, points: tuple[str, ...]
 ) -> None:
     killed_and_resumed(tmp_path / "run", stores, cache, points)
