@@ -1,6 +1,6 @@
 """What all commands share: flags, gin, the lint, exit codes. Each command's own file says which flags it has.
 
-Exit codes: 0 done, 2 a `UserError` (three lines, no traceback), 1 a bug (traceback).
+Exit codes: 0 done, 2 a `UserError` (three lines, no traceback), 1 a bug (traceback), 130 Ctrl-C, 143 SIGTERM.
 """
 
 import ast
@@ -10,14 +10,12 @@ import importlib
 import importlib.util
 import inspect
 import os
-import signal
 import sys
-import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from t_elaine import machine
-from t_elaine.errors import UserError
+from t_elaine import interrupts, machine
+from t_elaine.errors import NO_ROOM, UserError
 
 MISPLACED = (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP)
 TRUTH = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
@@ -57,14 +55,19 @@ def run(
         the exit code.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    return guarded(lambda: _run(command, arguments, flags, positional, file_flags))
+    return guarded(lambda: _run(command, arguments, flags, positional, file_flags), command)
 
 
-def guarded(work: Callable[[], int]) -> int:
-    """Do the work; what a person can mend ends as three lines and exit code 2, a bug as its traceback."""
-    before, sys.unraisablehook = sys.unraisablehook, _interrupt_again
+def guarded(work: Callable[[], int], command: str = "") -> int:
+    """Do the work; what a person can mend ends as three lines and exit code 2, a bug as its traceback.
+
+    Args:
+        work: returns the exit code.
+        command: says what is kept where Ctrl-C or SIGTERM ends it.
+    """
     try:
-        return work()
+        with interrupts.heard():
+            return work()
     except UserError as error:
         print(error.text(), file=sys.stderr)
         return 2
@@ -74,29 +77,14 @@ def guarded(work: Callable[[], int]) -> int:
             raise
         print(told.text(), file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("stopped by the keyboard; what was saved is kept", file=sys.stderr)
-        if "jax" in sys.modules:  # whose threads may still compute: the interpreter's way out crashes on them
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(130)
-        return 130
-    finally:
-        sys.unraisablehook = before
-
-
-def _interrupt_again(unraisable: "sys.UnraisableHookArgs") -> None:
-    """A Ctrl-C that falls into a finaliser or a callback of the garbage collector (JAX has one) is lost: repeat it."""
-    if issubclass(unraisable.exc_type, KeyboardInterrupt):
-        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()  # in this very call it would be lost again
-    else:
-        sys.__unraisablehook__(unraisable)
+    except KeyboardInterrupt as interrupt:
+        return interrupts.end(interrupt, command)
 
 
 def of_the_machine(error: OSError) -> UserError | None:
     """A full disk or a forbidden path as a person reads it; None if the error is of another kind."""
     path = str(error.filename or "")
-    if error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error):
+    if error.errno in NO_ROOM or "No space left on device" in str(error):
         mend = "free some space, or name another folder; the same command goes on from what was saved"
         return UserError("the disk is full", path or f"while writing ({error})", mend)
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):

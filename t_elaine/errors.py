@@ -3,6 +3,11 @@
 Commands print a `UserError` as three parts and exit with code 2; every other exception is a bug of ours.
 """
 
+import errno
+
+# What the system says of a full disk or a spent quota.
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
+
 
 class UserError(Exception):
     """A mistake that the user can mend.

@@ -1,10 +1,12 @@
 """`t-elaine export --checkpoint=RUN_DIR --to=FOLDER`: a checkpoint as a Hugging Face folder, with its proof."""
 
+import functools
 import sys
 from pathlib import Path
 
 from t_elaine import cli, paths
 from t_elaine.checkpoints import reading
+from t_elaine.data.hf_files import hf_files
 from t_elaine.data.vocabulary import load_vocabulary
 from t_elaine.errors import UserError
 from t_elaine.hf import hub
@@ -33,8 +35,9 @@ def export(
             "only a local folder can be pushed", f"--to={to}", "export to a local folder, or upload it later"
         )
     run_dir, _ = reading.resolve(checkpoint)
-    encode = load_vocabulary(paths.join(run_dir, "vocabulary")).encode_batch
-    done = export_checkpoint(checkpoint, to, encode, dtype, overwrite)
+    vocabulary = load_vocabulary(paths.join(run_dir, "vocabulary"))
+    files = functools.partial(hf_files, vocabulary)
+    done = export_checkpoint(checkpoint, to, vocabulary.encode_batch, dtype, overwrite, tokenizer_files=files)
     print(f"exported to {done.folder}; " + ", ".join(f"{name} {took:.1f} s" for name, took in done.seconds.items()))
     if push:
         print(f"pushed to {hub.push(Path(to), push, public)}")

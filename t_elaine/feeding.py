@@ -125,7 +125,11 @@ def held_out_rows(data: Mixture, groups: Sequence[tuple[str, str]], tokens: int)
 
 
 def data_record(data: Mixture) -> dict[str, Any]:
-    """What the stores are, by name: folder, sha256 of the manifest, vocabulary, shards with their sha256."""
+    """What the stores are, by name: folder, sha256 of the manifest, vocabulary, shards with their sha256.
+
+    And what an export says of them where the stores are no more: framing, sources with their licences, training tokens
+    by language and category.
+    """
     record = {}
     for folder in data.stores:
         store = open_store(folder)
@@ -136,5 +140,23 @@ def data_record(data: Mixture) -> dict[str, Any]:
             "manifest_sha256": digest,
             "vocabulary_sha256": store.vocabulary["sha256"],
             "shards": {shard["file"]: shard["sha256"] for shard in store.manifest["shards"]},
+            **origin(store.manifest),
         }
     return record
+
+
+def origin(manifest: dict[str, Any]) -> dict[str, Any]:
+    """What a manifest says of where its texts come from, as far as it does. A private source gives its hash alone."""
+    told = {key: manifest[key] for key in ("framing",) if key in manifest}
+    sources = []
+    for source in manifest.get("made_by", {}).get("task", {}).get("sources", []):
+        kept = {key: source[key] for key in ("name", "language", "category", "licence", "url", "private")}
+        if kept["private"]:
+            kept |= {"name": hashlib.sha256(kept["name"].encode()).hexdigest()[:12], "licence": "private", "url": ""}
+        sources.append(kept)
+    trained = [
+        {key: count[key] for key in ("language", "category", "documents", "tokens", "bytes")}
+        for count in manifest.get("counts", [])
+        if count["split"] == "train"
+    ]
+    return told | {"sources": sources, "trained_on": trained}

@@ -11,6 +11,7 @@ import os
 import shutil
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -23,7 +24,7 @@ from t_elaine import paths
 from t_elaine.checkpoints import layout, verify
 from t_elaine.checkpoints.arrays import TreeHandler, TreeSave, save_args
 from t_elaine.checkpoints.layout import CheckpointMeta
-from t_elaine.errors import UserError
+from t_elaine.errors import NO_ROOM, UserError
 from t_elaine.faults import fault_point
 
 SPARE = 16 << 20  # records, digests, the file system's own
@@ -180,6 +181,7 @@ class Checkpoints:
     def _explained(self, error: Exception, step: int) -> UserError:
         """The failed save as a message; its half-written folder is removed, the earlier checkpoints are untouched."""
         self._failed, where = True, layout.step_dir(self._run_dir, step)
+        wait_for_writers()
         there = layout.complete_steps(self._run_dir)
         kept = f"checkpoint {there[-1]} is intact" if there else "no earlier checkpoint exists"
         for name in paths.listing(layout.checkpoints_dir(self._run_dir)):
@@ -190,6 +192,14 @@ class Checkpoints:
             what = f"no space left while saving checkpoint {step}{figures}; {kept}"
             return UserError(what, where, "free space or take another RUN_DIR, then start the same command again")
         return UserError(f"checkpoint {step} could not be saved: {error}; {kept}", where, "look at the folder's disk")
+
+
+def wait_for_writers(seconds: float = 60.0) -> None:
+    """Wait until Orbax's threads have ended: after a failed write of one item it still writes the others."""
+    end = time.monotonic() + seconds
+    for thread in threading.enumerate():
+        if type(thread).__module__.startswith("orbax."):
+            threading.Thread.join(thread, max(0.0, end - time.monotonic()))  # its own join() raises what it failed with
 
 
 def held_bytes(leaf: Any) -> int:
@@ -203,7 +213,8 @@ def held_bytes(leaf: Any) -> int:
 def one_voice() -> Iterator[None]:
     """While inside, what Orbax and TensorStore print beside the exception they raise for a failed save is not shown.
 
-    Orbax logs the traceback; TensorStore's threads print "Event loop is closed" once for each write still under way.
+    Orbax logs the traceback; TensorStore's threads print "Event loop is closed" once for each write still under way;
+    asyncio tells of each other write that failed too, when the garbage collector finds it, which may be after the end.
     """
     before, logger = sys.unraisablehook, logging.getLogger("absl")
 
@@ -213,6 +224,7 @@ def one_voice() -> Iterator[None]:
 
     sys.unraisablehook = hook
     logger.addFilter(no_traceback)
+    logging.getLogger("asyncio").addFilter(no_lost_write)  # it stays: see above
     try:
         yield
     finally:
@@ -225,11 +237,17 @@ def no_traceback(record: logging.LogRecord) -> bool:
     return not (record.exc_info and "orbax" in record.pathname)
 
 
+def no_lost_write(record: logging.LogRecord) -> bool:
+    """Log filter: False for asyncio's word of a failed write of a checkpoint that nobody waited for."""
+    text = record.getMessage()
+    return not ("exception was never retrieved" in text and "OCDBT" in text)
+
+
 def disk_full(error: BaseException) -> bool:
     """True if an exception, or one that it came from, means that the disk is full."""
     seen: BaseException | None = error
     while seen is not None:
-        if isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if isinstance(seen, OSError) and seen.errno in NO_ROOM | {errno.EFBIG}:
             return True
         if any(sign in str(seen).lower() for sign in NO_SPACE):
             return True

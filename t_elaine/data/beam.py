@@ -6,7 +6,6 @@ under the same paths: no file is sent through Beam, and no object store is writt
 """
 
 import contextlib
-import errno
 import io
 import json
 import os
@@ -19,7 +18,7 @@ from typing import Any
 
 from t_elaine.data.preparation import Shard, finished, prepare_shard
 from t_elaine.data.store import write_json
-from t_elaine.errors import UserError
+from t_elaine.errors import NO_ROOM, UserError
 
 # Beam's "DirectRunner" first tries to fetch a program from the network; this is what it falls back to.
 IN_PROCESS = "--runner=FnApiRunner"
@@ -125,7 +124,7 @@ def prepare_apart(shard: Shard) -> int:
     except UserError as error:
         _give_up(shard, apart, error)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in NO_ROOM:
             raise
         mend = "free some space and run the same command again: finished shards are kept, the store there is untouched"
         _give_up(shard, apart, UserError("the disk is full", shard.folder, mend))

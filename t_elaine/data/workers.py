@@ -4,7 +4,6 @@ Processes are spawned, never forked, and import neither JAX nor settings. One wo
 Whatever can map a function over shards may take the processes' place: data/beam.py does.
 """
 
-import errno
 import functools
 import os
 import signal
@@ -14,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
-from multiprocessing import connection, get_context, parent_process
+from multiprocessing import active_children, connection, get_context, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ from t_elaine.data.preparation import Shard, finished, prepare_shard
 from t_elaine.data.store import open_store, read_manifest, write_json
 from t_elaine.data.texts import Task
 from t_elaine.data.vocabulary import Vocabulary
-from t_elaine.errors import UserError
+from t_elaine.errors import NO_ROOM, UserError
 from t_elaine.paths import is_remote
 
 Mapper = Callable[[list[Shard]], Iterator[Shard]]
@@ -127,7 +126,7 @@ def _make(works: list[Work], mapper: Mapper, console: Console) -> None:
             for name in list(left):
                 _seal_if_complete(left, name)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in NO_ROOM:
             raise
         mend = "free some space and run the same command again: finished shards are kept, the store there is untouched"
         raise UserError("the disk is full", str(works[0].partial.parent), mend) from error
@@ -179,6 +178,10 @@ def _map(shards: list[Shard], workers: int) -> Iterator[Shard]:
         for future in as_completed(futures):
             future.result()
             yield futures[future]
+    except (KeyboardInterrupt, GeneratorExit):
+        for worker in active_children():
+            pass  # their shards are done again: whoever ends this command does not wait for them
+        raise
     except BrokenProcessPool as error:
         mend = "run the same command again, with fewer workers if memory was short: finished shards are kept"
         raise UserError("a worker process was killed", shards[0].folder, mend) from error
@@ -187,8 +190,9 @@ def _map(shards: list[Shard], workers: int) -> Iterator[Shard]:
 
 
 def _begin_worker() -> None:
-    """Leave the keyboard's interrupt to the parent, and end with it: an orphan would wait for work for ever."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Leave Ctrl-C and SIGTERM to the parent, and end with it: an orphan would wait for work for ever."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     parent = parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()

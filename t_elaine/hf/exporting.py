@@ -9,7 +9,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +22,13 @@ from t_elaine.checkpoints import reading, verify
 from t_elaine.checkpoints.layout import CheckpointMeta, step_dir
 from t_elaine.errors import UserError
 from t_elaine.faults import fault_point
-from t_elaine.hf import card, folders, mapping, proof, reference, side_files, tensors
+from t_elaine.hf import card, folders, mapping, proof, reference, side_files, tensors, tokenizer_check
 from t_elaine.hf.importing import Source
 from t_elaine.hf.prompts import PROMPTS
 from t_elaine.model.config import LlamaConfig, RopeScaling, to_hf
 
+# Names of the tokenizer's files that are there, ids before every training document → the files that lack, by name.
+TokenizerFiles = Callable[[Collection[str], Sequence[int]], dict[str, str]]
 READ_BYTES = 8 << 20  # of a tensor at once, where the checkpoint lies on a local disk
 
 
@@ -47,6 +49,7 @@ def export_checkpoint(
     overwrite: bool = False,
     shard_bytes: int = tensors.SHARD_BYTES,
     transformers: bool | None = None,
+    tokenizer_files: TokenizerFiles = lambda present, before: {},
     say: Callable[[str], None] = print,
 ) -> Exported:
     """Write a checkpoint's parameters as a Hugging Face folder, and prove it.
@@ -59,6 +62,7 @@ def export_checkpoint(
         overwrite: replace `to` if it is there; it stays until the new one is proven.
         shard_bytes: a weights file holds no more than this, unless one tensor does.
         transformers: prove through transformers too; None: where it is installed and the model fits into memory.
+        tokenizer_files: makes the files that transformers needs beside the run's vocabulary.
         say: takes lines of progress.
 
     Raises:
@@ -75,7 +79,7 @@ def export_checkpoint(
         source, local = proof.checkpoint_source(run_dir, step), not paths.is_remote(run_dir)
         fault_point("export.before_write")
         seconds["stream"] = _timed(lambda: write_weights(folder, source, config, dtype, shard_bytes, local))
-        write_side_files(folder, run_dir, meta, config, dtype)
+        write_side_files(folder, run_dir, meta, config, dtype, tokenizer_files)
         size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
         say(f"wrote {size / 1e9:.3f} GB in {seconds['stream']:.1f} s; proving it")
         prompts = proof.make_prompts(PROMPTS, encode)
@@ -84,6 +88,7 @@ def export_checkpoint(
         use = reference.transformers_fit(parameters) if transformers is None else transformers
         started = time.monotonic()
         found = proof.prove(folder, source, config, dtype, prompts, use)
+        found["tokenizer"] = compare_tokenizer(folder, run_dir, encode) if transformers is not False else None
         seconds["proof"] = time.monotonic() - started
         found |= {"checkpoint": _described(run_dir, meta), "seconds": {k: round(v, 2) for k, v in seconds.items()}}
         for line in summary(found):
@@ -161,15 +166,30 @@ def write_weights(
     tensors.write_tensors(folder, _planned(config, dtype), produce, shard_bytes, reading_ahead=in_blocks)
 
 
-def write_side_files(folder: Path, run_dir: str, meta: CheckpointMeta, config: LlamaConfig, dtype: str) -> None:
+def write_side_files(
+    folder: Path, run_dir: str, meta: CheckpointMeta, config: LlamaConfig, dtype: str, tokenizer_files: TokenizerFiles
+) -> None:
     """config.json (RoPE in both spellings, token ids), generation_config.json, tokenizer, chat template, licence."""
-    side_files.write_beside(run_dir, folder, meta.vocabulary_sha256)
+    present = side_files.write_beside(run_dir, folder, meta.vocabulary_sha256)
+    if set(side_files.VOCABULARY_FILES) & set(present):
+        for name, text in tokenizer_files(present, side_files.begins(run_dir)).items():
+            (folder / name).write_text(text, encoding="utf-8")
     parent, record = side_files.parent_config(run_dir), side_files.vocabulary_record(run_dir)
     ids = {f"{name}_token_id": parent.get(f"{name}_token_id", record.get(name)) for name in ("bos", "eos", "pad")}
     ids = {name: value for name, value in ids.items() if value is not None}
     _write_json(folder / "config.json", {**to_hf(config, dtype), **ids})
     if not (folder / "generation_config.json").exists():
         _write_json(folder / "generation_config.json", ids)
+
+
+def compare_tokenizer(
+    folder: Path, run_dir: str, encode: Callable[[list[str]], list[np.ndarray]]
+) -> dict[str, Any] | None:
+    """What transformers makes of text, beside the run's vocabulary; None where transformers is not installed."""
+    if not tokenizer_check.is_possible():
+        return None
+    texts = [text for group in PROMPTS.values() for text in group]
+    return tokenizer_check.compare(folder, encode, side_files.begins(run_dir), texts)
 
 
 def summary(found: dict[str, Any]) -> list[str]:
@@ -185,6 +205,8 @@ def summary(found: dict[str, Any]) -> list[str]:
         largest = ", ".join(f"{language} {value:.2e}" for language, value in entry["largest"].items())
         verdict = "passed" if entry["passed"] else "FAILED"
         lines.append(f"logits, {entry['ours']} against {entry['theirs']}: largest difference {largest}; {verdict}")
+    if found.get("tokenizer"):
+        lines.append(tokenizer_check.summary(found["tokenizer"]))
     return lines
 
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from t_elaine import paths
-from t_elaine.errors import UserError
+from t_elaine.errors import NO_ROOM, UserError
 from t_elaine.faults import fault_point
 
 SPARE_BYTES = 64 << 20
@@ -39,11 +39,9 @@ def new_folder(to: str, overwrite: bool, needed: int, command: str) -> Iterator[
     target = Path(os.path.abspath(to))
     building = target.parent / f".{target.name}.building"
     replaced = target.parent / f".{target.name}.replaced"
-    if replaced.exists() and not target.exists():
-        replaced.rename(target)  # a kill came between the two renames below
+    _undo(target, building, replaced)
     refuse_existing(target.exists(), to, overwrite)
     paths.make_folder(target.parent)
-    remove(building)
     free = shutil.disk_usage(target.parent).free
     if free < needed + SPARE_BYTES:
         raise no_space(to, f"{needed / 1e9:.2f} GB are needed, {free / 1e9:.2f} GB are free")
@@ -53,17 +51,25 @@ def new_folder(to: str, overwrite: bool, needed: int, command: str) -> Iterator[
         flush(building)
         fault_point(f"{command}.before_rename")
         if target.exists():
-            remove(replaced)
             target.rename(replaced)
             fault_point(f"{command}.between_renames")
         building.rename(target)
         fault_point(f"{command}.after_rename")
-        remove(replaced)
     except OSError as problem:
-        if problem.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if problem.errno in NO_ROOM | {errno.EFBIG}:
             raise no_space(to, os.strerror(problem.errno)) from problem
         raise
     finally:
+        _undo(target, building, replaced)
+
+
+def _undo(target: Path, building: Path, replaced: Path) -> None:
+    """Clear what a command that ended at any moment left: one whole target, no hidden folder."""
+    remove(building)
+    if replaced.exists() and not target.exists():
+        replaced.rename(target)  # it ended between the two renames
+    elif replaced.exists():
+        replaced.rename(building)  # a kill while it is removed must not leave half of it under a name that is restored
         remove(building)
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from t_elaine.errors import UserError
+from t_elaine.errors import NO_ROOM, UserError
 from t_elaine.hf.tensors import INDEX, SINGLE, legacy_weights
 
 SMALL_FILES = (
@@ -232,7 +232,7 @@ class _Trying:
         if status == 429:
             mend = "wait some minutes and run the command again: what was fetched is kept"
             return UserError(f"the hub is limiting requests (429), {self.patience.attempts} attempts", where, mend)
-        if getattr(problem, "errno", None) == 28:
+        if getattr(problem, "errno", None) in NO_ROOM:
             return UserError("the disk is full", where, "free space, or point HF_HOME to a larger disk")
         mend = "check the network and run the command again: what was fetched is kept"
         reason = f"status {status}" if status else str(problem).split("\n")[0]

@@ -90,6 +90,21 @@ def vocabulary_record(run_dir: str) -> dict[str, Any]:
     return json.loads(paths.read_text(file)) if paths.exists(file) else {}
 
 
+def data_record(run_dir: str) -> dict[str, Any]:
+    """RUN_DIR/data.json: what the stores are that the run was trained on, by name; {} where it was not trained."""
+    file = paths.join(run_dir, "data.json")
+    return json.loads(paths.read_text(file)) if paths.exists(file) else {}
+
+
+def begins(run_dir: str) -> list[int]:
+    """Ids before every document of the run's training rows; of an untrained model its BOS, if it has one."""
+    for store in data_record(run_dir).values():
+        if "framing" in store:
+            return [int(i) for i in store["framing"]["ids"][0]]
+    bos = vocabulary_record(run_dir).get("bos")
+    return [] if bos is None else [int(bos)]
+
+
 def _copy(source: str, target: Path) -> str:
     with paths.open_file(source) as incoming, open(target, "wb") as sink:
         shutil.copyfileobj(incoming, sink)

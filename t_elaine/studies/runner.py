@@ -5,9 +5,7 @@ A run is whatever command is handed over; this file knows its arguments and its 
 
 import hashlib
 import json
-import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -149,12 +147,9 @@ def _ended(run: Run, code: int) -> Outcome:
 @contextmanager
 def _stopping_together(going: dict[str, tuple[Run, subprocess.Popen[bytes], IO[bytes]]]) -> Iterator[None]:
     """Whatever ends the sweep ends its runs: SIGTERM, on which they save, and SIGKILL for one that does not end."""
-    before = signal.getsignal(signal.SIGTERM)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
         for _, process, _ in going.values():
             process.terminate()
         deadline = time.monotonic() + SECONDS_TO_SAVE

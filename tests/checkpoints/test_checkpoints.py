@@ -1,6 +1,8 @@
 """Checkpoints give back what was saved, on any mesh, layer by layer, and refuse what is damaged or of another model."""
 
+import asyncio
 import dataclasses
+import gc
 import json
 import os
 import subprocess
@@ -303,3 +305,19 @@ def test_a_full_disk_is_one_clear_message_and_the_last_checkpoint_is_intact(tmp_
     assert "no space left while saving checkpoint 2; checkpoint 1 is intact" in done.stdout, done.stderr
     assert os.listdir(tmp_path / "checkpoints") == ["1"]
     assert verify.faults(str(tmp_path / "checkpoints" / "1")) == []
+
+
+@pytest.mark.parametrize(
+    ("told", "shown"),
+    [("Writing OCDBT manifest: No space left on device", False), ("a mistake of this project's own", True)],
+)
+def test_a_write_that_nobody_waited_for_is_told_once(caplog: pytest.LogCaptureFixture, told: str, shown: bool) -> None:
+    with writing.one_voice():
+        pass
+    loop = asyncio.new_event_loop()
+    lost = loop.create_future()
+    lost.set_exception(ValueError(told))
+    del lost
+    gc.collect()
+    loop.close()
+    assert ("exception was never retrieved" in caplog.text) is shown

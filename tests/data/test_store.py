@@ -88,7 +88,7 @@ def test_nothing_under_the_final_name_before_close(tmp_path: Path) -> None:
 
 
 def test_datasets_opens_a_shard(tmp_path: Path) -> None:
-    datasets = pytest.importorskip("datasets")
+    datasets = pytest.importorskip("datasets", reason="the package datasets, a peer, is not installed")
     rows = make_rows()
     folder = make_store(tmp_path / "tiny", rows)
     loaded = datasets.load_dataset(

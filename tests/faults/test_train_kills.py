@@ -101,7 +101,6 @@ def test_killed_at_twenty_seeded_moments(stores: list[Path], cache: str, tmp_pat
     assert_same(run_dir, tmp_path / "whole", 300)
 
 
-@pytest.mark.full
 def test_a_full_disk_ends_with_one_message_and_the_run_goes_on_later(
     whole: Path, stores: list[Path], cache: str, tmp_path: Path
 ) -> None:

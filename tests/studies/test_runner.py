@@ -122,17 +122,20 @@ def test_stopping_the_sweep_lets_its_runs_save(tmp_path: Path) -> None:
     (tmp_path / "stand_in.py").write_text(STAND_IN)
     program = f"""
 import sys
+from t_elaine import cli
 from t_elaine.studies import runner
 runs = runner.plan([{{"peak": 0.1}}, {{"peak": 0.2}}], {str(tmp_path)!r}, "")
-runner.run_all(runs, lambda run: [sys.executable, {str(tmp_path / "stand_in.py")!r}, run.folder, "0.1", "wait"], 1)
+command = lambda run: [sys.executable, {str(tmp_path / "stand_in.py")!r}, run.folder, "0.1", "wait"]
+sys.exit(cli.guarded(lambda: len(runner.run_all(runs, command, 1)), "sweep"))
 """
-    sweep = subprocess.Popen([sys.executable, "-c", program])
+    sweep = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 30
     while not list(tmp_path.glob("*/metrics.jsonl")) and time.monotonic() < deadline:
         time.sleep(0.05)
     time.sleep(0.2)
     os.kill(sweep.pid, signal.SIGTERM)
-    assert sweep.wait(30) == 143
+    told = sweep.communicate(timeout=30)[1]
+    assert sweep.returncode == 143 and told.startswith("stopped by SIGTERM; finished runs are kept"), told
     (status,) = tmp_path.glob("*/status.json")
     assert json.loads(status.read_text())["state"] == "preempted"
 

@@ -1,0 +1,74 @@
+"""What ends a command from outside, Ctrl-C and SIGTERM: an exception that cleans up on its way, one line, 130 or 143.
+
+SIGKILL cannot be heard; what it leaves behind, the next start clears. Training has its own way to stop at SIGTERM
+(`training.stopping`: it saves first); before and after its loop this one holds.
+"""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+KEPT = {
+    "prepare": "finished shards are kept; the same command goes on",
+    "import_hf": "files fetched so far are kept, nothing else was left; give the same command again",
+    "export": "nothing was left behind, an older export is as it was; give the same command again",
+    "evaluate": "a result that was not finished is not kept; give the same command again",
+    "sweep": "finished runs are kept, the others were told to save; the same command goes on",
+    "train": "its checkpoints are kept; the same command goes on",
+}
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, raised in the main thread wherever it then is; whatever cleans up at Ctrl-C cleans up at this."""
+
+
+@contextmanager
+def heard() -> Iterator[None]:
+    """While inside, the first SIGTERM raises `Terminated`; later ones do not disturb the cleaning up.
+
+    A handler that stands there already stays, and so does an inherited wish to ignore the signal. Threads other than
+    the main one cannot listen: there it changes nothing but the second point. An interrupt that falls into a finaliser
+    or a callback of the garbage collector (JAX has one), where Python drops exceptions, is repeated.
+    """
+    told = threading.Event()
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        if not told.is_set():
+            told.set()
+            raise Terminated
+
+    def again(unraisable: "sys.UnraisableHookArgs") -> None:
+        if not issubclass(unraisable.exc_type, KeyboardInterrupt):
+            sys.__unraisablehook__(unraisable)
+            return
+        told.clear()
+        number = signal.SIGTERM if issubclass(unraisable.exc_type, Terminated) else signal.SIGINT
+        threading.Timer(0.1, os.kill, (os.getpid(), number)).start()  # in this very call it would be lost again
+
+    main = threading.current_thread() is threading.main_thread()
+    listens = main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    hook, sys.unraisablehook = sys.unraisablehook, again
+    if listens:
+        signal.signal(signal.SIGTERM, handler)
+    try:
+        yield
+    finally:
+        sys.unraisablehook = hook
+        if listens:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def end(interrupt: KeyboardInterrupt, command: str = "") -> int:
+    """Say what ended the command and what is kept; returns the exit code, or leaves at once where JAX is loaded."""
+    terminated = isinstance(interrupt, Terminated)
+    by, code = ("SIGTERM", 143) if terminated else ("the keyboard", 130)
+    print(f"stopped by {by}; {KEPT.get(command, 'what was saved is kept')}", file=sys.stderr)
+    if "jax" in sys.modules:  # whose threads may still compute: the interpreter's way out crashes on them
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
