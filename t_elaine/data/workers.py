@@ -180,7 +180,7 @@ def _map(shards: list[Shard], workers: int) -> Iterator[Shard]:
             yield futures[future]
     except (KeyboardInterrupt, GeneratorExit):
         for worker in active_children():
-            pass  # their shards are done again: whoever ends this command does not wait for them
+            worker.kill()  # their shards are done again: whoever ends this command does not wait for them
         raise
     except BrokenProcessPool as error:
         mend = "run the same command again, with fewer workers if memory was short: finished shards are kept"
