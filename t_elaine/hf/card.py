@@ -8,46 +8,48 @@ from typing import Any
 
 from t_elaine import __version__, paths
 from t_elaine.checkpoints.layout import CheckpointMeta
-from t_elaine.hf import hub
+from t_elaine.hf import card_data, hub, tokenizer_check
 from t_elaine.model.config import LlamaConfig
 
 LIMITS = """\
 This is a language model for research. It is not a medical device, it has not been examined for clinical use, and it
 must not be used to diagnose, treat or advise people, nor to decide on anyone's care. It makes false statements
 fluently, in doses, interactions and contraindications too; its knowledge ends where its texts end; and it can be wrong
-in one language where it is right in another. Anyone who builds on it must test it for their own purpose with people
-who can judge the answers."""
+in one language where it is right in another. It may repeat passages of the texts that it was trained on word for word,
+and what is wrong, biased or out of date in them is in it too. Anyone who builds on it must test it for their own
+purpose with people who can judge the answers."""
 
 
 def model_card(run_dir: str, meta: CheckpointMeta, config: LlamaConfig, proof: dict[str, Any]) -> str:
     """README.md of the exported folder, with the hub's front matter."""
-    base = parent_name(meta)
+    base, licence = card_data.origin(run_dir, meta), _parent_licence(run_dir)
     return "\n\n".join(
         [
-            _front_matter(run_dir, base, list(proof["prompts"])[:-1]),
+            _front_matter(base, licence, card_data.languages(run_dir) or list(proof["prompts"])[:-1]),
             f"# {proof['checkpoint']['run']}, step {meta.step}",
             _origin(base, meta, config),
-            f"## Limits\n\n{LIMITS}",
+            f"## Limits\n\n{_limits(run_dir)}",
+            card_data.parent_section(run_dir, meta, licence),
+            card_data.data_section(run_dir, meta),
+            card_data.evaluation_section(run_dir, meta),
             _proof_section(proof),
-            _data_section(run_dir),
+            _settings_section(run_dir),
             f"Made with T-ELAINE {__version__}.\n",
         ]
     )
 
 
-def parent_name(meta: CheckpointMeta) -> str:
-    """The parent's name: a hub name is kept with its commit, of a folder only the last part (no path of a machine)."""
-    if not meta.parent:
-        return ""
-    name = meta.parent.partition("@")[0]
-    return meta.parent if hub.is_name(name) else meta.parent.rstrip("/").rpartition("/")[2]
+def _limits(run_dir: str) -> str:
+    trained = card_data.languages(run_dir)
+    told = f" It was trained on texts in {', '.join(trained)}; of other languages nothing is known." if trained else ""
+    return LIMITS + told
 
 
-def _front_matter(run_dir: str, base: str, languages: list[str]) -> str:
+def _front_matter(base: str, licence: list[str], languages: list[str]) -> str:
     lines = ["---", "library_name: transformers", "pipeline_tag: text-generation", "tags:", "- medical", "- t-elaine"]
     if hub.is_name(base.partition("@")[0]):
         lines.append(f"base_model: {base.partition('@')[0]}")
-    lines += ["language:", *(f"- {language}" for language in languages), *_parent_licence(run_dir), "---"]
+    lines += ["language:", *(f"- {language}" for language in languages), *licence, "---"]
     return "\n".join(lines)
 
 
@@ -87,15 +89,18 @@ def _proof_section(proof: dict[str, Any]) -> str:
     for entry in proof["logits"]:
         values = " | ".join(f"{entry['largest'][language]:.2e}" for language in languages)
         lines.append(f"| {entry['ours']} | {entry['theirs']} | {values} |")
+    if proof.get("tokenizer"):
+        told = tokenizer_check.summary(proof["tokenizer"])
+        lines += ["", f"{told[0].upper()}{told[1:]}."]
     return "\n".join([*lines, "", "All figures, and the sha256 of each weights file, are in `proof.json`."])
 
 
-def _data_section(run_dir: str) -> str:
-    """The settings of the run, where its training data and their weights are named."""
+def _settings_section(run_dir: str) -> str:
+    """The settings of the run."""
     file = paths.join(run_dir, "config.gin")
     if not paths.exists(file):
-        return "## Data\n\nNo training settings are recorded with this checkpoint."
-    return f"## Data and settings\n\nAs recorded by the run:\n\n```\n{_without_paths(paths.read_text(file))}\n```"
+        return "## Settings\n\nNo training settings are recorded with this checkpoint."
+    return f"## Settings\n\nAs recorded by the run:\n\n```\n{_without_paths(paths.read_text(file))}\n```"
 
 
 def _without_paths(text: str) -> str:

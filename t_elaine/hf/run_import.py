@@ -97,6 +97,7 @@ def import_model(
         loss = save_side_files(folder, run_dir, vocabulary, config, say)
         if not untrained:
             check_loss(loss, config, folder)
+        side_files.keep_origin(run_dir, origin)
         params = importing.load_params(importing.hf_source(infos, config), config, layout)
         fault_point("import_hf.before_save")
         save_params(run_dir, 0, params, meta)

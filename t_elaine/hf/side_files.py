@@ -26,13 +26,14 @@ TOKENIZER = (
 VOCABULARY_FILES = ("tokenizer.json", "tokenizer.model")  # what a vocabulary's sha256 is taken of
 TEMPLATES = ("chat_template.jinja", "chat_template.json")
 OTHERS = ("config.json", "generation_config.json", "README.md")
+ORIGIN = "origin.json"
 LARGEST = 100_000_000
 
 
 def carried(names: list[str]) -> list[str]:
     """Those of a folder's files that are kept with an imported model."""
     exact = (*TOKENIZER, *TEMPLATES, *OTHERS)
-    return [name for name in names if name in exact or any(fnmatch.fnmatch(name, pattern) for pattern in LEGAL)]
+    return [name for name in names if name in exact or is_legal(name)]
 
 
 def keep_parent(folder: Path, run_dir: str) -> list[str]:
@@ -67,8 +68,7 @@ def write_beside(run_dir: str, out: Path, vocabulary_sha256: str) -> list[str]:
     same = any(_sha256(paths.join(parent, name)) == vocabulary_sha256 for name in VOCABULARY_FILES if name in names)
     written = []
     for name in names:
-        legal = any(fnmatch.fnmatch(name, pattern) for pattern in LEGAL)
-        if legal or name == "generation_config.json" or (same and name in (*TOKENIZER, *TEMPLATES)):
+        if is_legal(name) or name == "generation_config.json" or (same and name in (*TOKENIZER, *TEMPLATES)):
             written.append(_copy(paths.join(parent, name), out / name))
         elif name == "README.md":
             written.append(_copy(paths.join(parent, name), out / "PARENT_README.md"))
@@ -76,6 +76,23 @@ def write_beside(run_dir: str, out: Path, vocabulary_sha256: str) -> list[str]:
         if name in (*TOKENIZER, *TEMPLATES):
             written.append(_copy(paths.join(own, name), out / name))
     return sorted(set(written))
+
+
+def is_legal(name: str) -> bool:
+    """Whether a file is a licence, a notice or a policy of use."""
+    return any(fnmatch.fnmatch(name, pattern) for pattern in LEGAL)
+
+
+def keep_origin(run_dir: str, origin: str) -> None:
+    """Write down where an imported model came from; it travels with parent/ to the runs that start from it."""
+    paths.make_folder(paths.join(run_dir, "parent"))
+    paths.write_text(paths.join(run_dir, "parent", ORIGIN), json.dumps({"origin": origin}) + "\n")
+
+
+def origin_record(run_dir: str) -> str:
+    """What `keep_origin` wrote, "" where nobody did."""
+    file = paths.join(run_dir, "parent", ORIGIN)
+    return str(json.loads(paths.read_text(file))["origin"]) if paths.exists(file) else ""
 
 
 def parent_config(run_dir: str) -> dict[str, Any]:
