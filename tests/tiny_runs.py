@@ -156,17 +156,13 @@ def fill_disk_at(step: int | None, largest: int = 20_000) -> None:
 
 
 def main() -> int:
-    """Train as told by the JSON in the first argument; a UserError is printed and ends with 2, as in commands."""
-    from t_elaine.errors import UserError
+    """Train as told by the JSON in the first argument, guarded as commands are."""
+    from t_elaine import cli
     from t_elaine.train import train
 
     told = json.loads(sys.argv[1])
     fill_disk_at(told.pop("full_disk_at", None))
-    try:
-        return train(**settings(**told))
-    except UserError as error:
-        print(error.text(), file=sys.stderr)
-        return 2
+    return cli.guarded(lambda: train(**settings(**told)), "train")
 
 
 if __name__ == "__main__":

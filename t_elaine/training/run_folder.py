@@ -3,6 +3,7 @@
 Checkpoints and metrics have their own files; this one holds the lock, status.json and the records beside them.
 """
 
+import contextlib
 import datetime
 import hashlib
 import importlib.metadata
@@ -34,18 +35,40 @@ def is_main() -> bool:
 def in_use(run_dir: str) -> Iterator[None]:
     """Hold a run's folder. The lock is freed by the system when the process ends, SIGKILL included.
 
+    A run that was refused, so that nothing was written but the lock, leaves no folder where there was none.
+
     Raises:
         UserError: another process holds it.
     """
-    paths.make_folder(run_dir)
     if paths.is_remote(run_dir):  # object stores have no locks
+        paths.make_folder(run_dir)
         yield
         return
+    lock, folder = os.path.join(run_dir, ".lock"), Path(os.path.abspath(run_dir))
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    new = not os.path.exists(lock)
+    paths.make_folder(run_dir)
+    with _locked(lock, run_dir):
+        try:
+            yield
+        finally:
+            if new and os.listdir(run_dir) == [".lock"]:
+                os.unlink(lock)
+                with contextlib.suppress(OSError):  # someone else's file came into one of them
+                    for path in made:
+                        path.rmdir()
+
+
+@contextmanager
+def _locked(lock: str, run_dir: str) -> Iterator[None]:
     import fcntl
 
-    with open(os.path.join(run_dir, ".lock"), "a+", encoding="utf-8") as handle:
+    with open(lock, "a+", encoding="utf-8") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Whoever held it before may have removed the file between our two calls.
+            if os.fstat(handle.fileno()).st_ino != os.stat(lock).st_ino:
+                raise BlockingIOError
         except OSError as error:
             handle.seek(0)
             owner = handle.read().strip() or "another process"

@@ -184,6 +184,34 @@ def test_a_run_folder_in_use_is_refused(stores: list[Path], tmp_path: Path) -> N
         pass
 
 
+@pytest.mark.parametrize(
+    "refused",
+    [
+        {"stores": [Path("no such store")]},
+        {"checkpoint": "no such run"},
+        {"vocab_size": 32},
+        {"rows_per_device": 3},
+        {"layers": 3, "checkpoint": "whole"},
+    ],
+    ids=lambda refused: "+".join(refused),
+)
+def test_a_refused_new_run_leaves_nothing(
+    whole: Path, stores: list[Path], tmp_path: Path, refused: dict[str, Any]
+) -> None:
+    how = {"stores": stores, **refused, **({"checkpoint": str(whole)} if refused.get("checkpoint") == "whole" else {})}
+    with pytest.raises(UserError):
+        tiny_runs.train_here(tmp_path / "runs" / "one", **how)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "of a person").touch()
+    for name in ("empty", "notes"):
+        with pytest.raises(UserError):
+            tiny_runs.train_here(tmp_path / name, **how)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "notes"]
+    assert not list((tmp_path / "empty").iterdir()) and (tmp_path / "notes" / "of a person").exists()
+
+
 def test_mixed_versions_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.metadata.version", {"jax": "0.10.2", "jaxlib": "0.10.1"}.__getitem__)
     with pytest.raises(UserError, match=r"jax is 0\.10\.2 but jaxlib is 0\.10\.1"):
