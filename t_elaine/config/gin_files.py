@@ -108,8 +108,12 @@ class _Delegate(config_parser.ParserDelegate):
         return MacroUse(macro_name)
 
 
-def find(name: str) -> Path:
+def find(name: str, included: str = "") -> Path:
     """The gin file of that name: in the working folder, else among the shipped ones.
+
+    Args:
+        name: as given.
+        included: file:line of the include that names it, "" if it stands on the command line.
 
     Raises:
         UserError: there is none; names those that look alike.
@@ -121,7 +125,7 @@ def find(name: str) -> Path:
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
     raise UserError(
         f"there is no gin file {name!r}",
-        "looked in the working folder and in the shipped gin_configs/",
+        f"{included and f'included at {included}; '}looked in the working folder and in the shipped gin_configs/",
         f"did you mean {' or '.join(near)}?" if near else f"shipped files: {', '.join(known)}",
     )
 
@@ -141,11 +145,11 @@ def binding(text: str, source: str, rank: int) -> Statement:
     return next(iter(_read_text(text, source, rank, (), flag=True)))
 
 
-def _read_file(name: str, rank: int, stack: tuple[str, ...]) -> Iterable[Statement]:
+def _read_file(name: str, rank: int, stack: tuple[str, ...], included: str = "") -> Iterable[Statement]:
     if name in stack:
-        raise UserError(f"gin files include each other: {' → '.join((*stack, name))}", name, "take one include out")
+        raise UserError(f"gin files include each other: {' → '.join((*stack, name))}", included, "take one include out")
     try:
-        text = find(name).read_text(encoding="utf-8")
+        text = find(name, included).read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise UserError(f"{name} is not UTF-8 text ({error.reason})", name, "save it as UTF-8") from error
     if text.startswith("\ufeff"):
@@ -172,7 +176,7 @@ def _read_text(text: str, source: str, rank: int, stack: tuple[str, ...], flag: 
                         )
                     )
                 case config_parser.IncludeStatement():
-                    found.extend(_read_file(parsed.filename, rank, stack))
+                    found.extend(_read_file(parsed.filename, rank, stack, f"{source}:{line}"))
                 case config_parser.ImportStatement():
                     raise UserError(
                         f"gin import of {parsed.module!r}",

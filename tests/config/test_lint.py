@@ -175,6 +175,20 @@ def test_a_broken_file_is_a_clear_message(house: Path, content: bytes, expected:
     assert expected in caught.value.text() and caught.value.mend
 
 
+def test_a_wrong_include_is_told_with_the_file_and_line_that_has_it(house: Path) -> None:
+    write("train.steps = 5\n\ninclude 'nowhere.gin'\n", "between.gin")
+    with pytest.raises(UserError) as caught:
+        gin_files.statements(write("include 'between.gin'\n"), [])
+    assert caught.value.where.startswith("included at between.gin:3; looked in the working folder")
+    write("\ninclude 'own.gin'\n", "between.gin")
+    with pytest.raises(UserError, match="own.gin → between.gin → own.gin") as caught:
+        gin_files.statements(["own.gin"], [])
+    assert caught.value.where == "between.gin:2"
+    with pytest.raises(UserError) as caught:
+        gin_files.statements(["nowhere.gin"], [])
+    assert caught.value.where.startswith("looked in the working folder")
+
+
 def test_windows_line_ends_are_read(house: Path) -> None:
     Path("own.gin").write_bytes(b"train.steps = 5\r\ntrain.run_dir = 'x'\r\n")
     assert [(s.key, s.value, s.line) for s in gin_files.statements(["own.gin"], [])] == [
