@@ -6,6 +6,7 @@ program that reads the exported folder by itself equal the importer's. Tolerance
 """
 
 import hashlib
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,10 +16,12 @@ from typing import Any
 import numpy as np
 
 from t_elaine.checkpoints import reading
+from t_elaine.errors import UserError
 from t_elaine.hf import importing, mapping, reference, tensors, walking
 from t_elaine.hf.importing import Source
 from t_elaine.model.config import LlamaConfig
 
+NAME = "proof.json"
 COLUMNS = 8192
 LONGEST = 32
 FEWEST_PROMPTS, FEWEST_LANGUAGES = 64, 3
@@ -107,6 +110,38 @@ def prove(
     proof["files"] = {path.name: _sha256(path) for path in sorted(folder.glob("*.safetensors"))}
     proof["passed"] = sound and enough and all(entry["passed"] for entry in proof["logits"])
     return proof
+
+
+def check_files(folder: Path) -> bool:
+    """Compare a folder's weights with the digests that its proof.json holds, if it has one that holds any.
+
+    Returns:
+        whether there was something to compare with.
+
+    Raises:
+        UserError: a file differs, or there are others than those that were proven.
+    """
+    try:
+        read = json.loads((folder / NAME).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return False
+    except ValueError as problem:
+        mend = f"export the model again, or remove {NAME} if the weights are meant to be without it"
+        raise UserError(f"{NAME} cannot be read ({problem!r})", str(folder / NAME), mend) from problem
+    recorded = read.get("files") if isinstance(read, dict) else None
+    if not isinstance(recorded, dict):  # someone else's file of that name
+        return False
+    mend = f"copy or export the folder again; if the weights were changed on purpose, remove {NAME}"
+    found = {path.name for path in folder.glob("*.safetensors")}
+    if found != set(recorded):
+        told = [f"{name} is missing" for name in sorted(set(recorded) - found)]
+        told += [f"{name} is not among them" for name in sorted(found - set(recorded))]
+        raise UserError(f"the weights are not the files that {NAME} proves: {told[0]}", str(folder), mend)
+    for name, expected in recorded.items():
+        if (digest := _sha256(folder / name)) != expected:
+            what = f"{name} is damaged or was changed: its sha256 is {digest}, {NAME} has {expected}"
+            raise UserError(what, str(folder / name), mend)
+    return True
 
 
 def compare_tensors(folder: Path, checkpoint: Source, config: LlamaConfig, dtype: str) -> dict[str, Any]:

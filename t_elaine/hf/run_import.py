@@ -18,7 +18,7 @@ from t_elaine.checkpoints.layout import CheckpointMeta, complete_steps
 from t_elaine.checkpoints.writing import save_params
 from t_elaine.errors import UserError
 from t_elaine.faults import fault_point
-from t_elaine.hf import folders, hub, importing, mapping, probe, reference, side_files, tensors
+from t_elaine.hf import folders, hub, importing, mapping, probe, proof, reference, side_files, tensors
 from t_elaine.model import llama
 from t_elaine.model.config import LlamaConfig
 from t_elaine.parallel import sharding
@@ -83,6 +83,8 @@ def import_model(
     """
     refuse_existing(to, overwrite)
     config = importing.read_config(folder)
+    if proof.check_files(folder):
+        say("the weights are those of an export, by the digests in its proof.json")
     infos = tensors.open_tensors(folder)
     importing.check_tensors(infos, config, folder)
     if vocabulary.size > config.vocab_size:

@@ -294,3 +294,36 @@ def test_kill_leaves_the_old_or_the_new_export(tmp_path: Path, imported_run: Run
     assert values(kept) == whole and (kept / "proof.json").exists()
     export_checkpoint(str(run), str(out), encode, overwrite=True, **quiet)
     assert values(out) == whole and sorted(tmp_path.iterdir()) == [out]
+
+
+@pytest.mark.parametrize("place", [0.01, 0.5, 1.0])
+def test_one_flipped_bit_of_an_export_is_found_by_the_import(tmp_path: Path, imported_run: Runs, place: float) -> None:
+    """In the header, in the middle and at the end of the second of several files."""
+    out = tmp_path / "out"
+    export_checkpoint(str(imported_run("llama3")), str(out), encode, shard_bytes=60_000, **quiet)
+    said: list[str] = []
+    imported(out, tmp_path / "sound", say=said.append)
+    assert any("digests in its proof.json" in line for line in said)
+    file = sorted(out.glob("*.safetensors"))[1]
+    data = bytearray(file.read_bytes())
+    data[int(place * (len(data) - 1))] ^= 4
+    file.write_bytes(data)
+    with pytest.raises(UserError, match=f"{file.name} is damaged or was changed: its sha256") as caught:
+        imported(out, tmp_path / "again")
+    assert caught.value.where == str(file) and "export the folder again" in caught.value.mend
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "sound"]
+
+
+def test_weights_that_a_proof_does_not_speak_of_are_refused(tmp_path: Path, imported_run: Runs) -> None:
+    out = tmp_path / "out"
+    export_checkpoint(str(imported_run("llama3")), str(out), encode, **quiet)
+    (out / "model.safetensors").rename(out / "other.safetensors")
+    with pytest.raises(UserError, match=r"model\.safetensors is missing"):
+        imported(out, tmp_path / "again")
+    (out / "other.safetensors").rename(out / "model.safetensors")
+    (out / "proof.json").write_text("{")
+    with pytest.raises(UserError, match=r"proof\.json cannot be read") as caught:
+        imported(out, tmp_path / "again")
+    assert "remove proof.json" in caught.value.mend
+    (out / "proof.json").write_text('{"theorem": 1}')
+    imported(out, tmp_path / "again")
