@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+# Names the process that started this one and whose end is this one's SIGTERM: a sweep's runs must not outlive it.
+ENDS_WITH = "T_ELAINE_ENDS_WITH"
 KEPT = {
     "prepare": "finished shards are kept; the same command goes on",
     "import_hf": "files fetched so far are kept, nothing else was left; give the same command again",
@@ -34,7 +36,7 @@ def heard() -> Iterator[None]:
     the main one cannot listen: there it changes nothing but the second point. An interrupt that falls into a finaliser
     or a callback of the garbage collector (JAX has one), where Python drops exceptions, is repeated.
     """
-    told = threading.Event()
+    told, over = threading.Event(), threading.Event()
 
     def handler(number: int, frame: FrameType | None) -> None:
         if not told.is_set():
@@ -55,11 +57,30 @@ def heard() -> Iterator[None]:
     if listens:
         signal.signal(signal.SIGTERM, handler)
     try:
+        _end_with_parent(over)
         yield
     finally:
+        over.set()
         sys.unraisablehook = hook
         if listens:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _end_with_parent(over: threading.Event) -> None:
+    """If the one who started this process asked for it: SIGTERM when that one is gone, however it ended."""
+    parent = int(os.environ.pop(ENDS_WITH, "0"))  # popped: it is not for what this process starts
+    if not parent:
+        return
+    if os.getppid() != parent:
+        raise Terminated
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            if over.wait(0.5):
+                return
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def end(interrupt: KeyboardInterrupt, command: str = "") -> int:

@@ -5,6 +5,7 @@ Nothing here imports TensorFlow.
 """
 
 import os
+import re
 from pathlib import Path
 from typing import IO, Any
 
@@ -94,6 +95,40 @@ def write_text(path: PathLike, text: str) -> None:
         if os.path.exists(temporary):
             os.unlink(temporary)
         raise
+
+
+def clear_half_written(folder: PathLike) -> None:
+    """Remove what `write_text` of processes of this machine left in a local folder when they were killed."""
+    for name in listing(folder):
+        found = re.match(r"\.writing-(\d+)-", name)
+        if found and not _runs(int(found.group(1))):
+            os.unlink(join(folder, name))
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
+
+
+def is_held(folder: PathLike) -> bool:
+    """True if a process holds the lock of a local folder (its file `.lock`); it is not waited for."""
+    import fcntl
+
+    try:
+        handle = open(join(folder, ".lock"))  # noqa: SIM115  closed below
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        return False
 
 
 def shipped(name: str) -> Path:

@@ -1,16 +1,18 @@
 """The command `sweep`: a grid of settings → one training run for each, a table and a page of what came out."""
 
+import os
 import sys
 from collections.abc import Sequence
 
-from t_elaine import cli, paths
+from t_elaine import cli, interrupts
 from t_elaine.config import gin_files, reach, settings
 from t_elaine.errors import UserError
 from t_elaine.reporting.sweep_page import write_sweep_page
 from t_elaine.studies import results, runner
 from t_elaine.studies.grid import Grid
 from t_elaine.studies.results import Best
-from t_elaine.studies.runner import Run
+from t_elaine.studies.runner import Outcome, Run
+from t_elaine.training import run_folder
 
 FLAGS = ("sweep", "parallel", "metric", "best")
 PROGRAM = (sys.executable, "-m", "t_elaine.train")
@@ -51,8 +53,13 @@ def sweep(
         given.append(f"{run_dir_setting} = {run.folder!r}")
         return [*PROGRAM, *shared, *(f"--gin.{text.replace(' = ', '=', 1)}" for text in given)]
 
-    paths.make_folder(run_dir)
-    outcomes = runner.run_all(runs, command, parallel)
+    with run_folder.in_use(run_dir):
+        outcomes = runner.run_all(runs, command, parallel, environment={interrupts.ENDS_WITH: str(os.getpid())})
+        return told(outcomes, run_dir, metric, best)
+
+
+def told(outcomes: Sequence[Outcome], run_dir: str, metric: str, best: Best) -> int:
+    """Write and print the table and the page; refuse what failed."""
     found = results.rows(outcomes, metric, best)
     results.write(run_dir, found, metric, best)
     print(results.table(found, metric), f"page: {write_sweep_page(run_dir)}", sep="\n\n")

@@ -5,10 +5,11 @@ A run is whatever command is handed over; this file knows its arguments and its 
 
 import hashlib
 import json
+import os
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,7 +94,11 @@ def is_finished(run: Run) -> bool:
 
 
 def run_all(
-    runs: Sequence[Run], command: Callable[[Run], Sequence[str]], parallel: int, say: Callable[[str], None] = print
+    runs: Sequence[Run],
+    command: Callable[[Run], Sequence[str]],
+    parallel: int,
+    say: Callable[[str], None] = print,
+    environment: Mapping[str, str] | None = None,
 ) -> list[Outcome]:
     """Run what is not finished yet. A failed run does not stop the others.
 
@@ -102,12 +107,14 @@ def run_all(
         command: the program and arguments of a run.
         parallel: processes at a time.
         say: takes a line whenever a run starts or ends.
+        environment: variables that the runs get beside this process's own.
 
     Returns:
         an outcome for each run, in their order.
     """
     if parallel < 1:
         raise UserError(f"parallel is {parallel}", "sweep.parallel", "give at least 1")
+    _wait_for_earlier(runs, say)
     outcomes = {run.name: Outcome(run=run, state="finished") for run in runs if is_finished(run)}
     waiting = [run for run in runs if run.name not in outcomes]
     if outcomes:
@@ -117,7 +124,7 @@ def run_all(
         while waiting or going:
             while waiting and len(going) < parallel:
                 run = waiting.pop(0)
-                going[run.name] = _start(run, command(run))
+                going[run.name] = _start(run, command(run), environment or {})
                 say(f"[{len(outcomes) + len(going)}/{len(runs)}] {run.name}: started, log in {run.log}")
             for name in [name for name, (_, process, _) in going.items() if process.poll() is not None]:
                 run, process, log = going.pop(name)
@@ -128,13 +135,30 @@ def run_all(
     return [outcomes[run.name] for run in runs]
 
 
-def _start(run: Run, command: Sequence[str]) -> tuple[Run, subprocess.Popen[bytes], IO[bytes]]:
+def _wait_for_earlier(runs: Sequence[Run], say: Callable[[str], None]) -> None:
+    """Wait for runs whose sweep was killed: they save and end by themselves, and their folders are in use till then."""
+    deadline = time.monotonic() + SECONDS_TO_SAVE
+    for run in runs:
+        told = False
+        while not paths.is_remote(run.folder) and paths.is_held(run.folder) and time.monotonic() < deadline:
+            if not told:
+                say(f"{run.name}: waiting for a process that is still in its folder")
+            told = True
+            time.sleep(0.1)
+
+
+def _start(
+    run: Run, command: Sequence[str], environment: Mapping[str, str]
+) -> tuple[Run, subprocess.Popen[bytes], IO[bytes]]:
     Path(run.log).parent.mkdir(parents=True, exist_ok=True)
     log = open(run.log, "ab")  # noqa: SIM115  closed when the run has ended
     log.write(f"$ {' '.join(command)}\n".encode())
     log.flush()
     # A session of its own: Ctrl-C reaches this process alone, which then lets the runs save.
-    return run, subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True), log
+    process = subprocess.Popen(
+        command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True, env={**os.environ, **environment}
+    )
+    return run, process, log
 
 
 def _ended(run: Run, code: int) -> Outcome:

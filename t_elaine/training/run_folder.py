@@ -49,6 +49,7 @@ def in_use(run_dir: str) -> Iterator[None]:
     new = not os.path.exists(lock)
     paths.make_folder(run_dir)
     with _locked(lock, run_dir):
+        paths.clear_half_written(run_dir)
         try:
             yield
         finally:

@@ -212,6 +212,15 @@ def test_a_refused_new_run_leaves_nothing(
     assert not list((tmp_path / "empty").iterdir()) and (tmp_path / "notes" / "of a person").exists()
 
 
+def test_half_written_files_of_dead_processes_are_cleared(tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    for process in (dead.pid, os.getpid()):
+        (tmp_path / f".writing-{process}-status.json").touch()
+    with run_folder.in_use(str(tmp_path)):
+        assert sorted(os.listdir(tmp_path)) == [".lock", f".writing-{os.getpid()}-status.json"]
+
+
 def test_mixed_versions_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.metadata.version", {"jax": "0.10.2", "jaxlib": "0.10.1"}.__getitem__)
     with pytest.raises(UserError, match=r"jax is 0\.10\.2 but jaxlib is 0\.10\.1"):

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from t_elaine.reporting.sweep_page import write_sweep_page
 from t_elaine.studies import results, runner
 from t_elaine.studies.grid import Grid, axis, product
 from t_elaine.studies.runner import Run
+from t_elaine.training import run_folder
 
 # Writes what `train` writes. Counts its starts; breaks, waits or stops as it is told.
 STAND_IN = """
@@ -91,6 +93,28 @@ def test_finished_runs_are_not_run_again_and_half_ones_are(tmp_path: Path) -> No
     outcomes = runner.run_all(runs, stand_in(tmp_path), 3, lambda _: None)
     assert [o.state for o in outcomes] == ["finished"] * 3
     assert [starts(run) for run in runs] == [1, 2, 1]
+
+
+def test_a_run_that_still_ends_is_waited_for(tmp_path: Path) -> None:
+    """The lock of its folder is held for a second; then it is found to be finished, and is not started."""
+    said: list[str] = []
+    (run,) = runner.plan(peaks(0.1), str(tmp_path), "")
+    with run_folder.in_use(run.folder):
+        holder = threading.Timer(1, lambda: (Path(run.folder) / "status.json").write_text('{"state": "finished"}'))
+        holder.start()
+        program = threading.Thread(
+            target=lambda: said.append(runner.run_all([run], stand_in(tmp_path), 1, said.append)[0].state)
+        )
+        program.start()
+        holder.join()
+        assert program.is_alive()
+    program.join(10)
+    assert said == [
+        f"{run.name}: waiting for a process that is still in its folder",
+        "1 of 1 runs were finished before",
+        "finished",
+    ]
+    assert starts(run) == 0
 
 
 def test_a_failed_run_is_named_with_its_last_lines(tmp_path: Path) -> None:

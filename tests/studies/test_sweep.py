@@ -1,63 +1,16 @@
 """The command itself, on real miniature training runs: each in its process, one fails, a second call does the rest."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.tiny_runs import make_store
-
-TINY = """
-include 'cpt.gin'
-STORES = ('store',)
-LlamaConfig:
-  vocab_size = 64
-  embed = 16
-  mlp = 24
-  layers = 2
-  q_heads = 2
-  kv_heads = 1
-  head_dim = 8
-  max_position = 64
-Start.checkpoint = None
-Mixture:
-  sequence_length = 16
-  batch_tokens = 128
-  alpha = None
-  max_epochs = None
-  planned_tokens = None
-  replay = None
-Loop:
-  steps = 3
-  evaluate_every = 3
-  evaluate_tokens = 200
-ComputeConfig.dtype = 'float32'
-Checkpointing.every = 3
-train.compilation_cache = None
-"""
-GRID = """
-sweep.run_dir = %RUN_DIR
-sweep.grid = @axis()
-axis.name = 'Mixture.batch_tokens'
-axis.values = [100, 128]
-"""
-
-
-def sweep(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=1", "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, "-m", "t_elaine.sweep", "--gin_file=tiny.gin", "--sweep=grid.gin", *arguments]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+from tests.studies.tiny_sweep import GRID, sweep, write
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    make_store(tmp_path / "store")
-    (tmp_path / "tiny.gin").write_text(TINY)
-    (tmp_path / "grid.gin").write_text(GRID)
-    return tmp_path
+    return write(tmp_path)
 
 
 @pytest.mark.slow
