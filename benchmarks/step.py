@@ -3,24 +3,36 @@
     python benchmarks/step.py --pairs=5
 
 Both sides start from the same random weights at the shape of SmolLM2-135M and see the same rows of one document each;
-their losses must agree at every step, or the benchmark stops. Sides alternate (ours, theirs, theirs, ours, …), so a
-busy machine slows both; each timed step follows an untimed one of its own side, as in training (the first after the
-other side pays for the other's memory); the figure is the median of the ratios. Needs torch and transformers.
+their losses must agree at every step, or the benchmark stops. Each side is a process of its own; they alternate (ours,
+theirs, theirs, ours, …), so a busy machine slows both, and each timed step follows an untimed one, as in training. The
+figure is the median of the ratios. Needs torch and transformers.
 
-Ours is the model code that runs on TPU, with compute settings for a CPU (`COMPUTE`) and the compiler options below.
-Theirs is `LlamaForCausalLM` with SDPA attention and the fused AdamW, in the default number of threads for both.
+Ours is the model code that runs on TPU, with compute settings for a CPU (`COMPUTE`), started as `t_elaine.train` starts
+itself: with huge pages where the kernel leaves the choice (`--pages=none`: without). Theirs is `LlamaForCausalLM` with
+SDPA attention and the fused AdamW as Python starts it (`--pages=both`: with huge pages too). Default threads for both.
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import platform
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
+from t_elaine import huge_pages
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+if __name__ == "__main__" and not {"--pages=none", "--serve"} & set(sys.argv):
+    huge_pages.start_again()
 
 import jax
 import jax.numpy as jnp
@@ -70,8 +82,9 @@ def ours(
     state = optimizer.init(params)
     start = time.perf_counter()
     compiled = jax.jit(step, donate_argnums=(0, 1)).lower(params, state).compile(compiler_options=options)
-    memory = compiled.memory_analysis().temp_size_in_bytes / 2**30
-    print(f"compiled in {time.perf_counter() - start:.0f} s, {memory:.2f} GiB of temporaries", flush=True)
+    taken, memory = time.perf_counter() - start, compiled.memory_analysis()
+    told = f", {memory.temp_size_in_bytes / 2**30:.2f} GiB of temporaries" if memory else ""
+    print(f"compiled in {taken:.0f} s{told}", flush=True)
     held = [params, state]
 
     def run() -> float:
@@ -81,7 +94,7 @@ def ours(
     return run
 
 
-def theirs(model: Any, tokens: np.ndarray) -> Callable[[], float]:
+def torch_side(model: Any, tokens: np.ndarray) -> Callable[[], float]:
     """The same for PyTorch."""
     import torch
 
@@ -102,8 +115,8 @@ def theirs(model: Any, tokens: np.ndarray) -> Callable[[], float]:
     return run
 
 
-def peer(config: LlamaConfig) -> tuple[Any, Any]:
-    """A random transformers model in training mode, and its weights as our parameters."""
+def serve(config: LlamaConfig, tokens: np.ndarray, weights: str) -> None:
+    """The peer's process: make random weights, keep a copy in a file, then do two steps for each line that comes in."""
     import torch
     import transformers
 
@@ -111,17 +124,50 @@ def peer(config: LlamaConfig) -> tuple[Any, Any]:
     settings = transformers.LlamaConfig(**{k: v for k, v in to_hf(config, "float32").items() if k != "rope_scaling"})
     settings._attn_implementation = "sdpa"
     model = transformers.LlamaForCausalLM(settings).float().train()
-    weights = {name: tensor.detach().numpy().copy() for name, tensor in model.state_dict().items()}
+    np.savez(weights, **{name: tensor.detach().numpy() for name, tensor in model.state_dict().items()})
+    run = torch_side(model, tokens)
+    for _ in sys.stdin:
+        print(json.dumps(timed(run)), flush=True)
+
+
+def start_peer(arguments: list[str], weights: str, pages: str) -> subprocess.Popen[str]:
+    """Start the peer's process; its weights are there when the file has its name."""
+    environment = dict(os.environ)
+    if pages != "both":
+        environment.pop(huge_pages.VARIABLE, None)
+    command = [sys.executable, "-m", "benchmarks.step", *arguments, "--serve", "--weights", weights]
+    return subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def ask(peer: subprocess.Popen[str]) -> tuple[float, float]:
+    """(seconds, loss) of the peer's next steps."""
+    assert peer.stdin is not None and peer.stdout is not None
+    print("step", file=peer.stdin, flush=True)
+    line = next((line for line in peer.stdout if line.startswith("[")), None)
+    if line is None:
+        raise SystemExit("the peer's process ended")
+    seconds, value = json.loads(line)
+    return seconds, value
+
+
+def _part(whole: np.ndarray, box: Any) -> np.ndarray:
+    return whole[tuple(box)]
+
+
+def read_weights(config: LlamaConfig, weights: str) -> Any:
+    """The peer's weights as our parameters."""
+    held = np.load(weights)
     parts: dict[str, list[np.ndarray]] = {}
     for tensor in mapping.hf_tensors(config):
-        value = mapping.from_hf(tensor.weight, config, lambda box, t=tensor: weights[t.name][tuple(box)])
+        whole = held[tensor.name]
+        value = mapping.from_hf(tensor.weight, config, partial(_part, whole))
         parts.setdefault(tensor.weight.path, []).append(value)
 
     def fill(path: tuple[Any, ...], _: Any) -> jax.Array:
         values = parts[jax.tree_util.keystr(path, simple=True, separator="/")]
         return jnp.array(np.stack(values) if path[0].key == "layers" else values[0])
 
-    return model, jax.tree.map_with_path(fill, llama.parameter_shapes(config))
+    return jax.tree.map_with_path(fill, llama.parameter_shapes(config))
 
 
 def timed(run: Callable[[], float]) -> tuple[float, float]:
@@ -132,12 +178,13 @@ def timed(run: Callable[[], float]) -> tuple[float, float]:
     return time.perf_counter() - start, value
 
 
-def compare(one: Callable[[], float], two: Callable[[], float], pairs: int, tokens: int) -> dict[str, Any]:
+def compare(
+    one: Callable[[], tuple[float, float]], two: Callable[[], tuple[float, float]], pairs: int, tokens: int
+) -> dict[str, Any]:
     """Alternate, print each pair, give the medians. Losses that part raise."""
     rows: list[tuple[float, float]] = []
     for index in range(pairs + 1):
-        order = [one, two] if index % 2 else [two, one]
-        results = {run: timed(run) for run in order}
+        results = {side: side() for side in ([one, two] if index % 2 else [two, one])}
         (a, loss_a), (b, loss_b) = results[one], results[two]
         if abs(loss_a - loss_b) > 2e-3:
             raise SystemExit(f"the losses part at step {index}: ours {loss_a:.5f}, theirs {loss_b:.5f}")
@@ -161,21 +208,29 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=4)
     parser.add_argument("--length", type=int, default=512)
     parser.add_argument("--layers", type=int, default=SMOLLM2.layers)
+    parser.add_argument("--pages", choices=("ours", "both", "none"), default="ours", help="who has huge pages")
     parser.add_argument("--compute", type=json.loads, default={}, help="changes to the compute settings, as JSON")
     parser.add_argument("--options", type=json.loads, default={}, help="XLA compiler options, as JSON")
+    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--weights", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    import dataclasses
-
-    import torch
-
     config = dataclasses.replace(SMOLLM2, layers=args.layers)
     tokens = np.random.default_rng(0).integers(0, config.vocab_size, (args.rows, args.length + 1)).astype(np.int32)
-    model, params = peer(config)
+    if args.serve:
+        return serve(config, tokens, args.weights)
     compute = ComputeConfig(**{**COMPUTE, **args.compute})
-    result = compare(
-        ours(config, compute, params, tokens, args.options), theirs(model, tokens), args.pairs, args.rows * args.length
-    )
-    result["machine"] = f"{platform.machine()}, {os.cpu_count()} CPUs, torch {torch.__version__}, jax {jax.__version__}"
+    with tempfile.TemporaryDirectory() as folder:
+        weights = f"{folder}/weights.npz"
+        peer = start_peer(sys.argv[1:], weights, args.pages)
+        print(f"before the first pair, the peer's loss is {ask(peer)[1]:.4f}", flush=True)
+        run = ours(config, compute, read_weights(config, weights), tokens, args.options)
+        Path(weights).unlink()
+        timed(run)
+        result = compare(lambda: timed(run), lambda: ask(peer), args.pairs, args.rows * args.length)
+        peer.kill()
+    result["pages"] = {"ours": os.environ.get(huge_pages.VARIABLE, ""), "theirs": args.pages == "both"}
+    packages = f"torch {version('torch')}, jax {jax.__version__}"
+    result["machine"] = f"{platform.machine()}, {os.cpu_count()} CPUs, {packages}"
     print(json.dumps(result))
 
 

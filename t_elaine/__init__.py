@@ -8,3 +8,7 @@ if sys.argv[:1] == ["-m"]:  # `python -m t_elaine.train`: this runs before the c
     from t_elaine.machine import leave_if_jax_is_mixed
 
     leave_if_jax_is_mixed(sys.orig_argv)
+    if "t_elaine.train" in sys.orig_argv:
+        from t_elaine.huge_pages import start_again
+
+        start_again()

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from t_elaine import interrupts, machine
+from t_elaine import huge_pages, interrupts, machine
 from t_elaine.errors import NO_ROOM, UserError
 
 MISPLACED = (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP)
@@ -250,6 +250,8 @@ def _hand_over(arguments: list[str]) -> int:
         raise UserError(f"unknown command {command!r}", "t-elaine", mend)
     if command != "doctor":
         machine.refuse_mixed_jax()
+    if command == "train" and arguments == sys.argv[1:]:
+        huge_pages.start_again()
     return int(importlib.import_module(f"t_elaine.{command}").main(arguments[1:]))
 
 
