@@ -15,11 +15,11 @@ from t_elaine.checkpoints import layout
 from tests.studies.tiny_sweep import GRID, TINY, start, sweep, write
 from tests.tiny_runs import lines, parameters
 
-STEPS = 240
+STEPS = 600
 LONG = (
     TINY.replace("steps = 3\n", f"steps = {STEPS}\n")
-    .replace("evaluate_every = 3", "evaluate_every = 40")
-    .replace("Checkpointing.every = 3", "Checkpointing.every = 10")
+    .replace("evaluate_every = 3", "evaluate_every = 200")
+    .replace("Checkpointing.every = 3", "Checkpointing.every = 20")
     .replace("compilation_cache = None", "compilation_cache = 'compiled'")
 )
 PEAKS = GRID.replace("Mixture.batch_tokens", "Schedule.peak").replace("[100, 128]", "[1e-3, 1e-2]")
@@ -86,8 +86,9 @@ def test_a_sweep_killed_at_twenty_seeded_moments(tmp_path: Path) -> None:
     write(tmp_path, LONG, PEAKS)
     done = sweep(tmp_path, "--gin.RUN_DIR='whole'")
     assert done.returncode == 0, done.stderr
-    chance, killed, hit = random.Random(5), 0, tmp_path / "hit"
+    chance, killed, trained, hit = random.Random(5), 0, 0, tmp_path / "hit"
     for moment in range(20):
+        before = moving(hit)
         process = start(tmp_path, "--gin.RUN_DIR='hit'", "--parallel=2")
         if moment % 2:
             wait_for_a_line(process, hit)
@@ -98,7 +99,8 @@ def test_a_sweep_killed_at_twenty_seeded_moments(tmp_path: Path) -> None:
             process.send_signal(signal.SIGKILL)
         process.communicate(timeout=60)
         killed += process.returncode == -signal.SIGKILL
-    assert killed >= 10, killed
+        trained += process.returncode == -signal.SIGKILL and moving(hit) != before
+    assert killed >= 15 and trained >= 5, (killed, trained)
     done = sweep(tmp_path, "--gin.RUN_DIR='hit'", "--parallel=2")
     assert done.returncode == 0, done.stdout + done.stderr
     assert_same(hit, tmp_path / "whole")
