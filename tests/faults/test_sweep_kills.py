@@ -58,7 +58,7 @@ def wait_for_a_line(process: Any, folder: Path) -> None:
 
 def test_the_runs_of_a_killed_sweep_end_and_the_next_start_waits_for_them(tmp_path: Path) -> None:
     """They save; nothing trains on without anybody who knows of it, and nothing is refused as in use."""
-    write(tmp_path, LONG.replace(f"steps = {STEPS}", "steps = 1000000"), PEAKS)
+    write(tmp_path, LONG.replace(f"steps = {STEPS}", "steps = 20000"), PEAKS)
     process = start(tmp_path, "--gin.RUN_DIR='sizes'")
     wait_for_a_line(process, tmp_path / "sizes")
     process.send_signal(signal.SIGKILL)
