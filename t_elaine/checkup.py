@@ -4,6 +4,7 @@ The command `doctor` prints it. Nothing here imports another part of the package
 """
 
 import importlib.metadata
+import importlib.util
 import json
 import os
 import platform
@@ -31,7 +32,9 @@ EXTRAS = {
 }
 
 
-PLUGINS = {"tpu": "libtpu", "cuda13": "jax-cuda13-plugin"}
+PLUGINS = {"plan": "libtpu", "tpu": "libtpu", "cuda13": "jax-cuda13-plugin"}
+# Extra → the one command that needs it; where this version lacks the command, the extra is not spoken of.
+COMMANDS = {"plan": "plan"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +123,8 @@ def packages() -> list[Check]:
     if base:
         found = [Check(name="packages", state="missing", told=f"not installed: {', '.join(base)}", mend=pip(base))]
     for group_name, names in lacking.items():
+        if group_name in COMMANDS and importlib.util.find_spec(f"t_elaine.{COMMANDS[group_name]}") is None:
+            continue
         use = EXTRAS.get(group_name, "")
         told = f"installed ({use})" if not names else f"not installed: {', '.join(sorted(set(names)))} (only for {use})"
         mend = f"pip install 't-elaine[{group_name}]'" if names else ""

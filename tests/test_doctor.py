@@ -1,15 +1,22 @@
 """The doctor: what it says of this machine, and that it still speaks where JAX is broken."""
 
+import importlib.metadata
+import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from t_elaine import checkup, doctor, machine
-from t_elaine.checkup import Check
+from t_elaine.checkup import COMMANDS, Check
+
+REPOSITORY = Path(__file__).resolve().parent.parent
 
 STATES = ("ok", "missing", "note")
 
@@ -32,6 +39,34 @@ def test_here_training_is_possible(tmp_path: Path) -> None:
         found
     )
     assert all(check["mend"] for check in found.values() if check["state"] != "ok")
+
+
+def test_only_what_a_command_needs_is_advised(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An extra whose command does not exist is no advice; once it does, it is."""
+    monkeypatch.setattr("importlib.metadata.requires", lambda name: ["jax[tpu]; extra == 'plan'", "x; extra == 'data'"])
+    monkeypatch.setattr(checkup, "version_of", lambda name: "1" if name in ("t-elaine", "jax") else None)
+    for command, there in ((COMMANDS["plan"], importlib.util.find_spec("t_elaine.plan") is not None), ("doctor", True)):
+        monkeypatch.setitem(COMMANDS, "plan", command)
+        found = {check.name: check for check in checkup.packages()}
+        assert ("extra plan" in found) == there and found["extra data"].mend == "pip install 't-elaine[data]'"
+    assert "libtpu" in found["extra plan"].told
+
+
+def test_the_extras_are_bound() -> None:
+    """libtpu is never named by itself: jax knows which one goes with it, and constraints.txt has that one."""
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    named = [*project["dependencies"], *(n for group in project["optional-dependencies"].values() for n in group)]
+    assert not [name for name in named if name.startswith("libtpu")]
+    lines = (REPOSITORY / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    locked = dict(line.split(" ")[0].split("==") for line in lines if "==" in line)
+    asked = [Requirement(text) for text in importlib.metadata.requires("jax") or []]
+    bounds = [one.specifier for one in asked if one.name == "libtpu" and "tpu" in str(one.marker)]
+    if locked["jax"] == machine.version_of("jax"):
+        assert bounds and all(bound.contains(locked["libtpu"]) for bound in bounds)
+    makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
+    assert not [
+        extra for extra in re.findall(r"--extra (\w+)", makefile) if extra not in project["optional-dependencies"]
+    ]
 
 
 def test_mixed_versions_are_told_with_the_command_that_mends_them(tmp_path: Path) -> None:
