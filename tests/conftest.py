@@ -4,12 +4,19 @@ import collections
 import importlib.metadata
 import importlib.util
 import os
+from collections.abc import Iterator
 from pathlib import Path
+
+from tests.compiled_folder import compiled_folder
 
 # Before JAX is imported: the number of devices is read once.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
+# Most of the suite's time is XLA's: of the tests of the step and the optimizer five sixths. A second run finds it done.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(compiled_folder()))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 # Offline: a test that reaches for a hub must fail, not wait.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # PyTorch's CUDA wheels bring Triton. Triton and TensorFlow each carry an LLVM, and the process crashes if TensorFlow is
@@ -22,6 +29,11 @@ import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+COMPILED = (
+    "jax_compilation_cache_dir",
+    "jax_persistent_cache_min_compile_time_secs",
+    "jax_persistent_cache_min_entry_size_bytes",
+)
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
@@ -43,6 +55,16 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     if skips > MAX_SKIPS and exitstatus == 0:
         reporter.write_line(f"failed: {skips} tests were skipped, at most {MAX_SKIPS} may be")
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.fixture(autouse=True)
+def kept_programs() -> Iterator[None]:
+    """Training sets its own folder for compiled programs; what follows in this process keeps the tests'."""
+    before = {name: getattr(jax.config, name) for name in COMPILED}
+    yield
+    for name, value in before.items():
+        if getattr(jax.config, name) != value:
+            jax.config.update(name, value)
 
 
 @pytest.fixture(scope="session")

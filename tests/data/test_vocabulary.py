@@ -61,7 +61,7 @@ def sentencepiece_reference(path: Path):
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "digits", "split"])
-@pytest.mark.parametrize("nfc", [False, True])
+@pytest.mark.parametrize("nfc", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_byte_level_goes_through_tiktoken_with_equal_ids(tmp_path: Path, kind: str, nfc: bool) -> None:
     folder = train_byte_level(tmp_path / "v", kind, nfc=nfc)
     vocabulary = load_vocabulary(folder)

@@ -64,7 +64,7 @@ def test_a_finished_run_started_again_does_nothing(whole: Path, stores: list[Pat
     assert (whole / "metrics.jsonl").read_bytes() == before
 
 
-@pytest.mark.parametrize("damage", ["none", "newest"])
+@pytest.mark.parametrize("damage", [pytest.param("none", marks=pytest.mark.slow), "newest"])
 def test_resume_is_bitwise(whole: Path, stores: list[Path], cache: str, tmp_path: Path, damage: str) -> None:
     """From an earlier checkpoint of the run, as if everything after it had been lost; also past a damaged one."""
     run_dir = tmp_path / "again"
@@ -125,6 +125,7 @@ def reference_loss(whole: Path, rows: list[list[int]]) -> float:
     return float(-np.mean(np.take_along_axis(np.asarray(logp), tokens[:, 1:, None], -1)))
 
 
+@pytest.mark.slow
 def test_a_start_from_given_weights_passes_its_probe(
     whole: Path, stores: list[Path], cache: str, tmp_path: Path, capsys: Any
 ) -> None:

@@ -13,8 +13,8 @@ from t_elaine.checkpoints.layout import CheckpointMeta
 from t_elaine.checkpoints.writing import save_params
 from t_elaine.data.store import Labels, Row, ShardWriter, file_sha256, write_manifest
 from t_elaine.data.vocabulary import Vocabulary, load_vocabulary, save_vocabulary
-from t_elaine.model import llama
 from t_elaine.model.config import LlamaConfig
+from tests.random_params import random_params
 
 TEXTS = {
     ("en", "textbook"): ["The heart has four chambers.", "Insulin lowers the glucose of the blood. " * 6],
@@ -59,7 +59,7 @@ def make_config(vocabulary: Vocabulary) -> LlamaConfig:
 def make_run(folder: Path, vocabulary: Vocabulary, seed: int = 0, step: int = 7) -> Path:
     """A random model as a run folder."""
     config = make_config(vocabulary)
-    params = jax.jit(lambda key: llama.init(config, key))(jax.random.key(seed))
+    params = jax.device_put(random_params(config, seed))
     meta = CheckpointMeta(
         step=step,
         tokens=1000 * step,

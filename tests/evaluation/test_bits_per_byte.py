@@ -71,6 +71,7 @@ def test_equals_a_plain_loop_with_documents_longer_than_a_row(model: Model, tmp_
     assert found.unpredicted == 0
 
 
+@pytest.mark.slow
 def test_same_whatever_runs_at_a_time_and_on_eight_devices(model: Model, tmp_path: Path) -> None:
     held = bits_per_byte.documents(open_store(make_store(tmp_path / "held", model.vocabulary)), "validation")
     first = measured(engine_of(model, 1, 32), model, held)

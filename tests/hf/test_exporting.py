@@ -23,13 +23,15 @@ from tests.hf.models import FAMILIES, encode, imported
 REPOSITORY = Path(__file__).resolve().parents[2]
 quiet = {"transformers": False, "say": lambda line: None}
 Runs = Callable[[str], Path]
+QUICK = ("llama31", "qwen2")
+EACH_FAMILY = [pytest.param(family, marks=[] if family in QUICK else pytest.mark.slow) for family in FAMILIES]
 
 
 def values(folder: Path) -> dict[str, bytes]:
     return {name: tensors.read(info).tobytes() for name, info in tensors.open_tensors(folder).items()}
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EACH_FAMILY)
 def test_import_export_import_is_bitwise(tmp_path: Path, imported_run: Runs, family: str) -> None:
     run = imported_run(family)
     export_checkpoint(str(run), str(tmp_path / "out"), encode, **quiet)
@@ -42,7 +44,7 @@ def test_import_export_import_is_bitwise(tmp_path: Path, imported_run: Runs, fam
     assert before["rows"] == after["rows"] and before["loss"] == after["loss"]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EACH_FAMILY)
 def test_transformers_computes_the_same_logits(tmp_path: Path, imported_run: Runs, family: str) -> None:
     pytest.importorskip("torch", reason="PyTorch is not installed")
     pytest.importorskip("transformers", reason="transformers is not installed")
@@ -278,10 +280,11 @@ POINTS = [
     "export.between_renames",
     "export.after_rename",
 ]
+MARKS = {"export.between_renames": [], "export.mid_write": pytest.mark.slow}
 
 
 @pytest.mark.parametrize(
-    "point", [pytest.param(p, marks=[] if "between" in p or "mid" in p else pytest.mark.full) for p in POINTS]
+    "point", [pytest.param(p, marks=MARKS.get(p.partition(":")[0], pytest.mark.full)) for p in POINTS]
 )
 def test_kill_leaves_the_old_or_the_new_export(tmp_path: Path, imported_run: Runs, point: str) -> None:
     run, out = imported_run("llama3"), tmp_path / "out"

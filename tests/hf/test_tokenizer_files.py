@@ -62,7 +62,7 @@ def test_sentencepiece(tmp_path: Path, with_bos: bool) -> None:
     assert whole["passed"] and "the ids of training" in tokenizer_check.summary(whole)
 
 
-@pytest.mark.parametrize("with_bos", [True, False])
+@pytest.mark.parametrize("with_bos", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_tiktoken_file(tmp_path: Path, llama3_tokenizer: Path, with_bos: bool) -> None:
     vocabulary = load_vocabulary(llama3_tokenizer)
     before = [vocabulary.bos] if with_bos else []
@@ -119,7 +119,7 @@ def test_files_that_came_along_stay(tmp_path: Path) -> None:
     assert hf_files(vocabulary, ["tokenizer.model", "tokenizer_config.json"], [1]) == {}
 
 
-@pytest.mark.parametrize("framing", [[1], []])
+@pytest.mark.parametrize("framing", [[1], pytest.param([], marks=pytest.mark.slow)])
 def test_export_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], framing: list[int]) -> None:
     """The whole command on a run whose vocabulary is a bare tokenizer.model."""
     vocabulary = load_vocabulary(SAMPLE_VOCABULARY)

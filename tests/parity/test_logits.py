@@ -81,6 +81,7 @@ def test_scaling_is_seen_beyond_the_old_context() -> None:
     assert np.abs(ours - with_scaling).max() > 1e-2
 
 
+@pytest.mark.slow
 def test_a_whole_row_past_8192() -> None:
     """8,400 consecutive positions in one row, through the blocked kernel (scores are never whole)."""
     model = transformers.LlamaForCausalLM(
@@ -94,6 +95,7 @@ def test_a_whole_row_past_8192() -> None:
     np.testing.assert_allclose(ours, theirs, atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow
 def test_smollm2(smollm2_dir) -> None:
     """The real SmolLM2-135M on real text in three languages: as near the exact logits as transformers' float32 is.
 

@@ -147,6 +147,7 @@ def test_without_general_text_the_page_says_that_it_cannot_know(run: Path, tmp_p
     assert "says nothing about forgetting" in read(page.render(read_record(str(other)))).text
 
 
+@pytest.mark.slow
 def test_a_long_run_makes_no_large_page(tmp_path: Path) -> None:
     run = make_run_folder(tmp_path, steps=20_000, resumes=(8000,))
     assert len(page.render(read_record(str(run))).encode()) < 1_500_000
@@ -171,7 +172,7 @@ onload = () => {{ const d = document.getElementById("f").contentDocument;
 </script></body>"""
 
 
-@pytest.mark.parametrize("width", [375, 1200])
+@pytest.mark.parametrize("width", [375, pytest.param(1200, marks=pytest.mark.slow)])
 def test_a_browser_shows_it_without_sideways_scrolling(run: Path, tmp_path: Path, width: int) -> None:
     browser = next(
         (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None

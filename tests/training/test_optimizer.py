@@ -13,6 +13,7 @@ from t_elaine.model import llama
 from t_elaine.model.config import LlamaConfig
 from t_elaine.training import optimizer
 from t_elaine.training.optimizer import AdamW, Schedule
+from tests.random_params import random_params
 
 CONFIG = LlamaConfig(vocab_size=16, embed=8, mlp=8, layers=2, q_heads=2, kv_heads=1, head_dim=4, qkv_bias=True)
 
@@ -20,7 +21,7 @@ CONFIG = LlamaConfig(vocab_size=16, embed=8, mlp=8, layers=2, q_heads=2, kv_head
 def test_is_optax_adamw_after_clipping() -> None:
     adamw = AdamW(weight_decay=0.3, clip=0.5)
     mask = optimizer.decay_mask(llama.parameter_roles(CONFIG))
-    params = peer_params = llama.init(CONFIG, jax.random.key(0))
+    params = peer_params = random_params(CONFIG)
     adam = optax.adamw(0.01, adamw.b1, adamw.b2, adamw.eps, weight_decay=adamw.weight_decay, mask=mask)
     peer = optax.chain(optax.clip_by_global_norm(0.5), adam)
     state, peer_state = optimizer.init_optimizer(params), peer.init(peer_params)
@@ -41,7 +42,7 @@ def test_is_optax_adamw_after_clipping() -> None:
 def test_decays_matrices_and_embeddings_only() -> None:
     """Stacked norms and biases have two and three dimensions, so rank would be wrong."""
     mask = optimizer.decay_mask(llama.parameter_roles(CONFIG))
-    params = jax.tree.map(jnp.ones_like, llama.init(CONFIG, jax.random.key(0)))
+    params = jax.tree.map(jnp.ones_like, random_params(CONFIG))
     zeros = jax.tree.map(jnp.zeros_like, params)
     state = optimizer.init_optimizer(params)
     update = jax.jit(lambda *trees: optimizer.update(AdamW(weight_decay=0.5), mask, *trees))

@@ -14,6 +14,7 @@ from t_elaine.parallel.mesh import MeshConfig, make_mesh
 from t_elaine.training import step as steps
 from t_elaine.training.optimizer import AdamW, Schedule, learning_rate
 from t_elaine.training.step import Step
+from tests.random_params import random_params
 
 CONFIG = LlamaConfig(vocab_size=64, embed=16, mlp=24, layers=2, q_heads=4, kv_heads=2, head_dim=4)
 COMPUTE = ComputeConfig(dtype="float32", loss_chunk=8)
@@ -33,15 +34,10 @@ def make_anew(mesh: MeshConfig, devices: int, **options: Any) -> Step:
     return steps.make_step(CONFIG, COMPUTE, AdamW(), rate, where, GROUPS, BYTES, **options)
 
 
-@functools.cache
-def random_params() -> Any:
-    return jax.device_get(jax.jit(lambda key: llama.init(CONFIG, key))(jax.random.key(0)))
-
-
 def make(mesh: MeshConfig, devices: int = 8) -> tuple[Step, Any]:
     """A step on a mesh and its state from random weights."""
     step = make_cached(mesh, devices)
-    params = jax.device_put(random_params(), step.state_shardings["params"])
+    params = jax.device_put(random_params(CONFIG), step.state_shardings["params"])
     return step, jax.jit(steps.init_state, out_shardings=step.state_shardings, donate_argnums=0)(params)
 
 
@@ -80,13 +76,13 @@ def alone() -> tuple[list[float], dict[str, Any]]:
 
 MESH = MeshConfig(fsdp=2, tensor=2, replica=2)
 LAYOUTS = [
-    (MeshConfig(), 8, 1, 16),
-    (MESH, 8, 2, 8),
-    (MeshConfig(fsdp=2, context=2, tensor=2), 8, 4, 4),
+    pytest.param(MeshConfig(), 8, 1, 16, id="fsdp", marks=pytest.mark.slow),
+    pytest.param(MESH, 8, 2, 8, id="replica-fsdp-tensor"),
+    pytest.param(MeshConfig(fsdp=2, context=2, tensor=2), 8, 4, 4, id="context", marks=pytest.mark.slow),
 ]
 
 
-@pytest.mark.parametrize(("mesh", "devices", "A", "B"), LAYOUTS, ids=["fsdp", "replica-fsdp-tensor", "context"])
+@pytest.mark.parametrize(("mesh", "devices", "A", "B"), LAYOUTS)
 def test_losses_are_equal_on_all_meshes(alone: Any, mesh: MeshConfig, devices: int, A: int, B: int) -> None:
     step, state = make(mesh, devices)
     found, _ = losses(step, state, batch(A, B))

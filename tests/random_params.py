@@ -1,0 +1,21 @@
+"""Random parameters made in numpy: compiling the model's own initialisation takes seconds that few tests need."""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from t_elaine.model import llama
+from t_elaine.model.config import LlamaConfig
+
+
+def random_params(config: LlamaConfig, seed: int = 0) -> Any:
+    """The tree of `llama.init`, float32 numpy arrays: normal matrices and embeddings, norms of one, biases of zero."""
+    rng = np.random.default_rng(seed)
+
+    def leaf(shape: Any, role: str) -> np.ndarray:
+        if role in ("norm", "bias"):
+            return np.full(shape.shape, role == "norm", np.float32)
+        return (config.initializer_range * rng.standard_normal(shape.shape)).astype(np.float32)
+
+    return jax.tree.map(leaf, llama.parameter_shapes(config), llama.parameter_roles(config))
