@@ -99,6 +99,8 @@ class Checkpoints:
         except (OSError, ValueError, RuntimeError) as error:
             if not self._failed:  # the manager tells a failed save again
                 failed = UserError(f"the last checkpoint could not be saved: {error}", self._run_dir)
+        if kind is not None:  # an interrupt may have cut the save off from the threads that write for it
+            wait_for_writers()
         self._quiet.close()
         if failed is not None and kind is None:
             raise failed

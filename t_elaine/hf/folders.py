@@ -6,6 +6,7 @@ For what import and export make; it knows nothing of what is in them.
 import errno
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -73,10 +74,16 @@ def _undo(target: Path, building: Path, replaced: Path) -> None:
         remove(building)
 
 
-def remove(folder: Path) -> None:
-    """Remove a folder if it is there."""
-    if folder.exists():
-        shutil.rmtree(folder)
+def remove(folder: Path, seconds: float = 10.0) -> None:
+    """Remove a folder if it is there, also one into which the threads of an interrupted save still write."""
+    deadline = time.monotonic() + seconds
+    while folder.exists():
+        try:
+            shutil.rmtree(folder)
+        except OSError as problem:
+            if problem.errno not in (errno.ENOTEMPTY, errno.ENOENT) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
 
 
 def flush(folder: Path) -> None:

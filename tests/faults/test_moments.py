@@ -57,10 +57,13 @@ def run(tmp_path: Path, model: Path) -> Path:
     return to
 
 
-def start(command: str, arguments: list[str], kill_at: str = "") -> "subprocess.Popen[str]":
+def start(command: str, arguments: list[str], kill_at: str = "", stderr: int | None = None) -> "subprocess.Popen[str]":
+    """The command, begun: its libraries are loaded."""
     environment = {**os.environ, "T_ELAINE_KILL_AT": kill_at, "XLA_FLAGS": ""}
     script = [sys.executable, "-c", SCRIPT.format(command=command), *arguments]
-    process = subprocess.Popen(script, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        script, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, stderr=stderr, text=True
+    )
     assert process.stdout is not None and process.stdout.readline() == "begun\n"
     return process
 

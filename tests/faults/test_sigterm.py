@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from t_elaine.checkpoints import layout
 from t_elaine.data.store import verify_store
 from t_elaine.hf import reference
 from tests.data import small_tasks as small
+from tests.faults import test_moments
 from tests.hf.models import contents, whole_model
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -117,6 +119,31 @@ def test_import_leaves_nothing_and_the_older_one_whole(run: Path, model: Path, t
     assert list(tmp_path.iterdir()) == [to] and contents(to) == before
     assert import_hf.main(list(arguments)) == 0 and list(tmp_path.iterdir()) == [to]
     assert layout.complete_steps(str(to)) == [0] and not (to / "older").exists()
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("command", ["export", "import_hf"])
+def test_at_twelve_seeded_moments(command: str, run: Path, model: Path, tmp_path: Path) -> None:
+    """By the clock, from where the command begins: it ends in one line or had ended; nothing is half there."""
+    to, chance, stopped = tmp_path / "target", random.Random(3), 0
+    arguments = [f"--checkpoint={run}" if command == "export" else f"--hf={model}", f"--to={to}"]
+    took = test_moments.seconds_of(command, arguments)
+    whole = [name for name in contents(to) if "checkpoints/" not in name]
+    shutil.rmtree(to)
+    for _ in range(12):
+        process = test_moments.start(command, arguments, stderr=subprocess.PIPE)
+        time.sleep(chance.uniform(0, took))
+        process.send_signal(signal.SIGTERM)
+        _, told = process.communicate(timeout=60)
+        # The system's own way is left for the blink before the command listens and the one after its work.
+        assert process.returncode in (0, 143, -signal.SIGTERM) and "Traceback" not in told, told
+        assert told.count("stopped by SIGTERM; ") == (process.returncode == 143), told
+        stopped += process.returncode == 143
+        assert list(tmp_path.iterdir()) in ([], [to]) and to.exists() >= (process.returncode == 0)
+        assert not to.exists() or all((to / name).exists() for name in whole)
+        if to.exists():
+            shutil.rmtree(to)
+    assert stopped >= 6, stopped
 
 
 def descendants(pid: int) -> set[int]:
