@@ -230,6 +230,8 @@ def import_module(name: str) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """`t-elaine <command> …`: hand over to the command's own file."""
+    if argv is None and sys.argv[1:2] == ["train"]:
+        huge_pages.start_again()
     arguments = list(sys.argv[1:] if argv is None else argv)
     return guarded(lambda: _hand_over(arguments))
 
@@ -250,8 +252,6 @@ def _hand_over(arguments: list[str]) -> int:
         raise UserError(f"unknown command {command!r}", "t-elaine", mend)
     if command != "doctor":
         machine.refuse_mixed_jax()
-    if command == "train" and arguments == sys.argv[1:]:
-        huge_pages.start_again()
     return int(importlib.import_module(f"t_elaine.{command}").main(arguments[1:]))
 
 

@@ -89,12 +89,12 @@ def write_text(path: PathLike, text: str) -> None:
             handle.flush()
             os.fsync(handle.fileno())
         os.replace(temporary, path)
-    except BaseException as error:
-        if isinstance(error, OSError):
-            error.filename = os.fspath(path)  # a full disk names no file, the others the temporary one
+    except OSError as error:
+        error.filename = os.fspath(path)  # a full disk names no file, the others the temporary one
+        raise
+    finally:
         if os.path.exists(temporary):
             os.unlink(temporary)
-        raise
 
 
 def clear_half_written(folder: PathLike) -> None:
