@@ -4,7 +4,6 @@ import collections
 import importlib.metadata
 import importlib.util
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 from tests.compiled_folder import compiled_folder
@@ -26,14 +25,18 @@ if importlib.util.find_spec("triton"):
 
 import jax
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-COMPILED = (
-    "jax_compilation_cache_dir",
-    "jax_persistent_cache_min_compile_time_secs",
-    "jax_persistent_cache_min_entry_size_bytes",
-)
+COMPILED = {
+    name: getattr(jax.config, name)
+    for name in (
+        "jax_compilation_cache_dir",
+        "jax_persistent_cache_min_compile_time_secs",
+        "jax_persistent_cache_min_entry_size_bytes",
+    )
+}
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
@@ -58,13 +61,13 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 
 
 @pytest.fixture(autouse=True)
-def kept_programs() -> Iterator[None]:
-    """Training sets its own folder for compiled programs; what follows in this process keeps the tests'."""
-    before = {name: getattr(jax.config, name) for name in COMPILED}
-    yield
-    for name, value in before.items():
-        if getattr(jax.config, name) != value:
-            jax.config.update(name, value)
+def kept_programs() -> None:
+    """Training in this process (a fixture's too) sets a folder of its own: each test begins with the tests' again."""
+    changed = {name: value for name, value in COMPILED.items() if getattr(jax.config, name) != value}
+    for name, value in changed.items():
+        jax.config.update(name, value)
+    if changed:
+        compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope="session")

@@ -28,6 +28,12 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 @pytest.fixture(scope="module")
+def cache() -> str:
+    """The tests' own folder for compiled programs: nothing here is killed while it writes there."""
+    return os.environ["JAX_COMPILATION_CACHE_DIR"]
+
+
+@pytest.fixture(scope="module")
 def whole(stores: list[Path], cache: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An uninterrupted run of 12 steps in this process, on 8 devices."""
     run_dir = tmp_path_factory.mktemp("runs") / "whole"
@@ -228,6 +234,7 @@ def test_mixed_versions_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         run_folder.check_versions()
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_ends_well(stores: list[Path], cache: str, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     process = tiny_runs.start_process(run_dir, stores, steps=100000, every=100000, compilation_cache=cache)

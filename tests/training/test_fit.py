@@ -40,7 +40,8 @@ def test_the_hosts_memory_is_shared_by_its_devices() -> None:
     assert eight == one // 8 and "host" in source
 
 
-@pytest.mark.parametrize(("remat", "rows"), [("full", 4), pytest.param("none", 4, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("remat", "rows"), [("full", 4), ("none", 4)])
 def test_the_estimate_is_near_the_compilers_figure(remat: str, rows: int) -> None:
     config = LlamaConfig(vocab_size=512, embed=128, mlp=384, layers=4, q_heads=4, kv_heads=2, head_dim=32)
     compute = ComputeConfig(dtype="float32", remat=remat, loss_chunk=64)
