@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from t_elaine.model.config import ComputeConfig
+from t_elaine.model.placement import platform
 
 MASKED = -0.7 * float(jnp.finfo(jnp.float32).max)
 
@@ -126,4 +127,16 @@ def attend(
     """Attention [B,T,H,h] by the kernel that `compute.attention` names."""
     if compute.attention == "blocked":
         return blocked(q_BTHh, k_BTKh, v_BTKh, segments_BT, compute.attention_block)
+    if compute.attention == "splash":
+        from t_elaine.model.splash import splash  # Pallas takes half a second to import
+
+        return splash(
+            q_BTHh,
+            k_BTKh,
+            v_BTKh,
+            segments_BT,
+            compute.attention_block,
+            compute.attention_fused_backward,
+            interpret=platform() != "tpu",
+        )
     return reference(q_BTHh, k_BTKh, v_BTKh, segments_BT)

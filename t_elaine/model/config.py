@@ -92,9 +92,10 @@ class ComputeConfig:
         remat: what the backward pass recomputes: "none" (nothing), "full" (all of a layer but its input), "minimal"
             (all but matmul and attention outputs), "names" (all but the tensors in `saved`).
         saved: for remat="names": some of q, k, v, attention, gate, up.
-        attention: "reference" (scores of a whole row at once) or "blocked" (one block of queries at a time, scores
-            recomputed in the backward pass).
-        attention_block: queries a block for "blocked".
+        attention: "reference" (scores of a whole row at once), "blocked" (one block of queries at a time, scores
+            recomputed in the backward pass) or "splash" (JAX's kernel for TPUs).
+        attention_block: queries a block for "blocked"; queries and keys a block for "splash".
+        attention_fused_backward: for "splash": one backward kernel for all gradients instead of two.
         loss_chunk: sequence positions whose logits exist at the same time.
         scan_layers: layers as one compiled loop; otherwise unrolled (longer compile).
         scan_unroll: layers a loop step.
@@ -105,6 +106,7 @@ class ComputeConfig:
     saved: tuple[str, ...] = ()
     attention: str = "reference"
     attention_block: int = 128
+    attention_fused_backward: bool = False
     loss_chunk: int = 512
     scan_layers: bool = True
     scan_unroll: int = 1
@@ -113,7 +115,7 @@ class ComputeConfig:
         for name, allowed in (
             ("dtype", ("bfloat16", "float32")),
             ("remat", ("none", "full", "minimal", "names")),
-            ("attention", ("reference", "blocked")),
+            ("attention", ("reference", "blocked", "splash")),
         ):
             if getattr(self, name) not in allowed:
                 raise UserError(

@@ -1,6 +1,6 @@
 """Where model and mesh meet: the model names the axes of its tensors here, a mesh gives the names a meaning.
 
-Knows neither. Without an implementation (`using`) both functions are identities, so that the model runs anywhere.
+Knows neither. Without an implementation (`using`) constraints are identities, so that the model runs anywhere.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +22,11 @@ class Placement(Protocol):
 
     def per_shard(self, kernel: Callable[..., Any], in_axes: Sequence[Axes], out_axes: Any) -> Callable[..., Any]:
         """Make the kernel run on each device's own piece."""
+        ...
+
+    @property
+    def platform(self) -> str:
+        """What the devices are: "cpu", "gpu" or "tpu"."""
         ...
 
 
@@ -54,3 +59,9 @@ def per_shard(kernel: Callable[..., Any], in_axes: Sequence[Axes], out_axes: Any
     """
     placement = _current.get()
     return kernel if placement is None else placement.per_shard(kernel, in_axes, out_axes)
+
+
+def platform() -> str:
+    """What the computation is traced for: the mesh's devices, which need not be there, else JAX's own."""
+    placement = _current.get()
+    return jax.default_backend() if placement is None else placement.platform

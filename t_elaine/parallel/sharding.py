@@ -126,6 +126,11 @@ class MeshPlacement:
     mesh: Mesh
     rules: Rules
 
+    @property
+    def platform(self) -> str:
+        """What the mesh's devices are."""
+        return str(self.mesh.devices.flat[0].platform)
+
     def constrain(self, x: jax.Array, axes: Axes) -> jax.Array:
         """Ask the compiler to lay x out by its logical axes."""
         if len(axes) != x.ndim:

@@ -181,7 +181,7 @@ def test_a_wrong_include_is_told_with_the_file_and_line_that_has_it(house: Path)
         gin_files.statements(write("include 'between.gin'\n"), [])
     assert caught.value.where.startswith("included at between.gin:3; looked in the working folder")
     write("\ninclude 'own.gin'\n", "between.gin")
-    with pytest.raises(UserError, match="own.gin → between.gin → own.gin") as caught:
+    with pytest.raises(UserError, match=r"own\.gin → between\.gin → own\.gin") as caught:
         gin_files.statements(["own.gin"], [])
     assert caught.value.where == "between.gin:2"
     with pytest.raises(UserError) as caught:
