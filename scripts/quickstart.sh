@@ -27,11 +27,11 @@ echo "killed with SIGKILL; checkpoints: $(cd "$RUN/checkpoints" && echo *)"
 say "3/6 train again: the same command goes on from the checkpoint"
 t-elaine train "${files[@]}"
 
-say "4/6 export to Hugging Face format, with proof"
-t-elaine export --checkpoint="$RUN" --to="$RUN/export" --overwrite
-
-say "5/6 evaluate: bits per byte and exam questions, an early checkpoint beside the last"
+say "4/6 evaluate: bits per byte and exam questions, an early checkpoint beside the last"
 t-elaine evaluate --gin_file=quickstart_evaluate.gin --checkpoint="$RUN" --parent="$RUN/checkpoints/20"
+
+say "5/6 export to Hugging Face format, with proof"
+t-elaine export --checkpoint="$RUN" --to="$RUN/export" --overwrite
 
 say "6/6 report"
 t-elaine report "$RUN"

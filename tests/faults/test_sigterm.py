@@ -161,6 +161,7 @@ def is_alive(pid: int) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_prepare_ends_its_workers_at_once_and_keeps_finished_shards(tmp_path: Path) -> None:
     """Two of four shards are done; a shard takes over five seconds, so waiting for the others would be seen."""
     if not Path("/proc/self/task").is_dir():

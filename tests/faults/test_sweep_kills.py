@@ -56,6 +56,7 @@ def wait_for_a_line(process: Any, folder: Path) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_the_runs_of_a_killed_sweep_end_and_the_next_start_waits_for_them(tmp_path: Path) -> None:
     """They save; nothing trains on without anybody who knows of it, and nothing is refused as in use."""
     write(tmp_path, LONG.replace(f"steps = {STEPS}", "steps = 20000"), PEAKS)

@@ -64,7 +64,11 @@ def killed_and_resumed(run_dir: Path, stores: list[Path], cache: str, points: tu
 
 @pytest.mark.parametrize(
     "points",
-    [*FEW, *(pytest.param(points, marks=pytest.mark.full) for points in ALL)],
+    [
+        FEW[0],
+        *(pytest.param(points, marks=pytest.mark.slow) for points in FEW[1:]),
+        *(pytest.param(points, marks=pytest.mark.full) for points in ALL),
+    ],
     ids=lambda points: "+".join(points).replace("checkpoint.", ""),
 )
 def test_killed_twice_at_named_points(
