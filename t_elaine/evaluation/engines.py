@@ -20,7 +20,7 @@ from t_elaine.checkpoints import layout, reading, verify
 from t_elaine.data.packing import best_fit
 from t_elaine.data.vocabulary import Vocabulary, load_vocabulary
 from t_elaine.errors import UserError
-from t_elaine.hf import importing, tensors
+from t_elaine.hf import importing, proof, tensors
 from t_elaine.model import llama
 from t_elaine.model.config import ComputeConfig, LlamaConfig, RopeScaling
 from t_elaine.model.loss import chunked_cross_entropy
@@ -70,7 +70,8 @@ def open_model(path: str) -> Model:
     """Find a model: RUN_DIR, RUN_DIR/checkpoints/N, or a folder in Hugging Face format.
 
     Raises:
-        UserError: nothing there that can be judged, or its vocabulary is not the one that it was trained with.
+        UserError: nothing there that can be judged, its vocabulary is not the one that it was trained with, or an
+            export's weights are not those that its proof.json names.
     """
     if not paths.is_remote(path) and (Path(path) / "config.json").is_file():
         return _open_hf(Path(path))
@@ -96,6 +97,7 @@ def open_model(path: str) -> Model:
 
 def _open_hf(folder: Path) -> Model:
     config = importing.read_config(folder)
+    proof.check_files(folder)
     infos = tensors.open_tensors(folder)
     importing.check_tensors(infos, config, folder)
     names = sorted({"config.json", *(info.file.name for info in infos.values())})

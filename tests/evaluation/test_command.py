@@ -75,6 +75,18 @@ def test_an_exported_folder_scores_as_the_run_that_it_came_from(place: Path, tmp
         assert row["child"]["value"] == pytest.approx(of_run["child"]["value"], abs=2e-6)
 
 
+def test_a_damaged_export_is_not_scored(place: Path, tmp_path: Path) -> None:
+    encode = load_vocabulary(place / "vocabulary").encode_batch
+    export_checkpoint(str(place / "child"), str(tmp_path / "hf"), encode, transformers=False)
+    weights = tmp_path / "hf" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-5] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(UserError, match=r"model.safetensors is damaged or was changed: its sha256"):
+        evaluate(checkpoint=str(tmp_path / "hf"), stores=(str(place / "held"),), to=str(tmp_path / "out"), **SETTINGS)
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_same_again_is_read_and_not_computed(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = (place / "child" / "evaluation" / "step-7.json").stat().st_mtime_ns
     arguments = {"parent": str(place / "parent"), "stores": (str(place / "held"),)}
