@@ -4,36 +4,82 @@ Knows tokens and tables, no model. `weighted_nll` is what a training step uses: 
 loss, chunk by chunk, so that logits are computed once.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
-from t_elaine.model.placement import constrain
+from t_elaine.model.placement import constrain, pieces
 
 
 def _chunks(x: jax.Array, chunk: int) -> jax.Array:
-    """[B,T,...] → [N,B,chunk,...], zeros behind the last position."""
+    """[B,T,...] → [N,P,S,C,...]: each device's tokens in N chunks of C, `chunk` positions of its rows; zeros behind.
+
+    P and S are the pieces in which devices hold batch and sequence. With them as dimensions every chunk is spread over
+    all devices, and what is summed over tokens stays apart by device until it is summed once.
+    """
+    P, S = pieces("batch"), pieces("sequence")
     B, T = x.shape[:2]
-    N = -(-T // chunk)
-    x = jnp.pad(x, [(0, 0), (0, N * chunk - T)] + [(0, 0)] * (x.ndim - 2))
-    return x.reshape(B, N, chunk, *x.shape[2:]).swapaxes(0, 1)
+    rest = x.shape[2:]
+    x = x.reshape(P, B // P, S, T // S, *rest).swapaxes(1, 2).reshape(P, S, -1, *rest)
+    C = min(chunk * (B // P), x.shape[2])
+    N = -(-x.shape[2] // C)
+    x = jnp.pad(x, [(0, 0), (0, 0), (0, N * C - x.shape[2])] + [(0, 0)] * len(rest))
+    x = jnp.moveaxis(x.reshape(P, S, N, C, *rest), 2, 0)
+    return constrain(x, None, "batch", "sequence", None, *[None] * len(rest))
 
 
-def _rows(x: jax.Array, T: int) -> jax.Array:
-    """[N,B,chunk,...] → [B,T,...], the inverse of `_chunks`."""
-    x = x.swapaxes(0, 1)
-    return x.reshape(x.shape[0], -1, *x.shape[3:])[:, :T]
+def _rows(x: jax.Array, B: int, T: int) -> jax.Array:
+    """[N,P,S,C,...] → [B,T,...], the inverse of `_chunks`."""
+    _, P, S = x.shape[:3]
+    rest = x.shape[4:]
+    x = jnp.moveaxis(x, 0, 2).reshape(P, S, -1, *rest)[:, :, : B * T // (P * S)]
+    return x.reshape(P, S, B // P, T // S, *rest).swapaxes(1, 2).reshape(B, T, *rest)
 
 
-def _logits(x_BCD: jax.Array, w_DV: jax.Array) -> jax.Array:
-    logits = jnp.einsum("BCD,DV->BCV", x_BCD, w_DV, preferred_element_type=jnp.float32)
-    return constrain(logits, "batch", None, "vocab")
+def _logits(x_PSCD: jax.Array, w_DV: jax.Array) -> jax.Array:
+    logits = jnp.einsum("PSCD,DV->PSCV", x_PSCD, w_DV, preferred_element_type=jnp.float32)
+    return constrain(logits, "batch", "sequence", None, "vocab")
 
 
-def _nll(logits_BCV: jax.Array, targets_BC: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Negative log likelihood of the targets and the log normaliser, float32 [B,C] each."""
-    normaliser = jax.nn.logsumexp(logits_BCV, axis=-1)
-    picked = jnp.take_along_axis(logits_BCV, targets_BC[:, :, None], axis=-1)[:, :, 0]
+def _nll(logits_PSCV: jax.Array, targets_PSC: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Negative log likelihood of the targets and the log normaliser, float32 [P,S,C] each."""
+    normaliser = jax.nn.logsumexp(logits_PSCV, axis=-1)
+    picked = jnp.take_along_axis(logits_PSCV, targets_PSC[..., None], axis=-1)[..., 0]
     return normaliser - picked, normaliser
+
+
+def _summed(dw_PSDV: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    """The devices' sums as one [D,V]; between devices they travel in the compute dtype, as all gradients do."""
+    if dw_PSDV.shape[:2] == (1, 1):
+        return dw_PSDV[0, 0]
+    total = jax.lax.reduce(dw_PSDV.astype(dtype), jnp.zeros((), dtype), jax.lax.add, (0, 1))
+    return constrain(total, "embed", "vocab")
+
+
+def _chunks_a_group(x_NPSCD: jax.Array) -> int:
+    """How many chunks' errors are kept for one matmul: a divisor of N, such that they take no more room than dw does.
+
+    One matmul over many chunks is faster than adding each chunk's product to a float32 [D,V].
+    """
+    N, _, _, C, D = x_NPSCD.shape
+    most = max(1, 4 * D // (C * x_NPSCD.dtype.itemsize))
+    return max(size for size in range(1, N + 1) if N % size == 0 and size <= most)
+
+
+def _in_groups(
+    group: Callable[..., tuple[jax.Array, Any]], parts: tuple[jax.Array, ...], size: int
+) -> tuple[jax.Array, Any]:
+    """Scan over groups of chunks: `group` (dw or None, parts [G,...]) → (dw, results [G,...])."""
+    N = parts[0].shape[0]
+    if size == N:
+        return group(None, parts)
+    split = jax.tree.map(lambda x: x.reshape(N // size, size, *x.shape[1:]), parts)
+    first, rest = (jax.tree.map(lambda x, cut=cut: x[cut], split) for cut in (0, slice(1, None)))
+    dw, begun = group(None, first)
+    dw, others = jax.lax.scan(group, dw, rest)
+    return dw, jax.tree.map(lambda a, b: jnp.concatenate([a, b.reshape(-1, *b.shape[2:])]), begun, others)
 
 
 def chunked_cross_entropy(x_BTD: jax.Array, w_DV: jax.Array, targets_BT: jax.Array, chunk: int) -> jax.Array:
@@ -47,15 +93,15 @@ def chunked_cross_entropy(x_BTD: jax.Array, w_DV: jax.Array, targets_BT: jax.Arr
 
     Its gradient recomputes each chunk's logits; `weighted_nll` is faster where only the weighted sum is differentiated.
     """
-    w = w_DV.astype(x_BTD.dtype)
+    w = constrain(w_DV.astype(x_BTD.dtype), None, "vocab")
 
     @jax.checkpoint
     def body(w: jax.Array, pair: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        x_BCD, targets_BC = pair
-        return w, _nll(_logits(x_BCD, w), targets_BC)[0]
+        x_PSCD, targets_PSC = pair
+        return w, _nll(_logits(x_PSCD, w), targets_PSC)[0]
 
     _, nll = jax.lax.scan(body, w, (_chunks(x_BTD, chunk), _chunks(targets_BT, chunk)))
-    return _rows(nll, x_BTD.shape[1])
+    return _rows(nll, *x_BTD.shape[:2])
 
 
 def weighted_nll(
@@ -66,7 +112,7 @@ def weighted_nll(
     Arguments as for `chunked_cross_entropy`; weights_BT float32. Gradients flow from the sum into x and w only; the
     second result is for metrics.
     """
-    T = x_BTD.shape[1]
+    B, T = x_BTD.shape[:2]
 
     def forward(x: jax.Array, w: jax.Array) -> tuple[jax.Array, jax.Array]:
         nll = chunked_cross_entropy(x, w, targets_BT, chunk)
@@ -77,23 +123,28 @@ def weighted_nll(
         return forward(x, w)
 
     def run_forward(x: jax.Array, w: jax.Array) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
-        table = w.astype(x.dtype)
+        table = constrain(w.astype(x.dtype), None, "vocab")  # gathered once, not for each chunk
 
-        def body(dw: jax.Array, part: tuple[jax.Array, ...]) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-            x_BCD, targets, weights = part
-            logits = _logits(x_BCD, table)
+        def one(_: None, part: tuple[jax.Array, ...]) -> tuple[None, tuple[jax.Array, jax.Array, jax.Array]]:
+            x_PSCD, targets, weights = part
+            logits = _logits(x_PSCD, table)
             nll, normaliser = _nll(logits, targets)
-            hit = targets[:, :, None] == jnp.arange(logits.shape[-1])[None, None, :]
-            error = (jnp.exp(logits - normaliser[:, :, None]) - hit) * weights[:, :, None]
-            error = error.astype(x_BCD.dtype)
-            dx = jnp.einsum("BCV,DV->BCD", error, table, preferred_element_type=jnp.float32)
-            dw = dw + jnp.einsum("BCD,BCV->DV", x_BCD, error, preferred_element_type=jnp.float32)
-            return constrain(dw, None, "vocab"), (nll, dx.astype(x.dtype))
+            hit = targets[..., None] == jnp.arange(logits.shape[-1])[None, None, None, :]
+            error = (jnp.exp(logits - normaliser[..., None]) - hit) * weights[..., None]
+            error = error.astype(x.dtype)
+            dx = jnp.einsum("PSCV,DV->PSCD", error, table, preferred_element_type=jnp.float32)
+            return None, (nll, dx.astype(x.dtype), error)
+
+        def group(dw: jax.Array | None, part: tuple[jax.Array, ...]) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+            _, (nll, dx, error) = jax.lax.scan(one, None, part)
+            more = jnp.einsum("GPSCD,GPSCV->PSDV", part[0], error, preferred_element_type=jnp.float32)
+            more = constrain(more, "batch", "sequence", None, "vocab")
+            return (more if dw is None else dw + more), (nll, dx)
 
         parts = (_chunks(x, chunk), _chunks(targets_BT, chunk), _chunks(weights_BT, chunk))
-        dw, (nll, dx) = jax.lax.scan(body, jnp.zeros(w.shape, jnp.float32), parts)
-        nll = _rows(nll, T)
-        return (jnp.sum(nll * weights_BT), nll), (_rows(dx, T), dw.astype(w.dtype))
+        dw, (nll, dx) = _in_groups(group, parts, _chunks_a_group(parts[0]))
+        nll = _rows(nll, B, T)
+        return (jnp.sum(nll * weights_BT), nll), (_rows(dx, B, T), _summed(dw, x.dtype).astype(w.dtype))
 
     def run_backward(
         residuals: tuple[jax.Array, jax.Array], cotangents: tuple[jax.Array, jax.Array]

@@ -24,6 +24,10 @@ class Placement(Protocol):
         """Make the kernel run on each device's own piece."""
         ...
 
+    def pieces(self, axis: str) -> int:
+        """In how many pieces the devices hold a dimension with this logical axis."""
+        ...
+
     @property
     def platform(self) -> str:
         """What the devices are: "cpu", "gpu" or "tpu"."""
@@ -65,3 +69,9 @@ def platform() -> str:
     """What the computation is traced for: the mesh's devices, which need not be there, else JAX's own."""
     placement = _current.get()
     return jax.default_backend() if placement is None else placement.platform
+
+
+def pieces(axis: str) -> int:
+    """In how many pieces the devices hold a dimension with this logical axis; 1 without a mesh."""
+    placement = _current.get()
+    return 1 if placement is None else placement.pieces(axis)

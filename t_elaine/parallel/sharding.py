@@ -126,6 +126,10 @@ class MeshPlacement:
     mesh: Mesh
     rules: Rules
 
+    def pieces(self, axis: str) -> int:
+        """In how many pieces the rules cut a dimension with this logical axis."""
+        return math.prod(self.mesh.shape[mesh_axis] for mesh_axis in self.rules[axis])
+
     @property
     def platform(self) -> str:
         """What the mesh's devices are."""
