@@ -31,9 +31,7 @@ def plain(x: jax.Array, w: jax.Array, targets: jax.Array, weights: jax.Array) ->
     return -jnp.sum(jnp.take_along_axis(scores, targets[:, :, None], axis=-1)[:, :, 0] * weights)
 
 
-@pytest.mark.parametrize(
-    ("chunk", "D", "groups"), [(1, 6, 13), (4, 6, 4), (2, 13, 7), (64, 6, 1), (4, 40, 1), (1, 8, 13)]
-)
+@pytest.mark.parametrize(("chunk", "D", "groups"), [(1, 6, 13), (4, 6, 4), (4, 16, 2), (4, 40, 1), (64, 6, 1)])
 def test_value_and_gradient(chunk: int, D: int, groups: int) -> None:
     x, w, targets, weights = inputs(D)
     parts = loss._chunks(x, chunk)
@@ -99,6 +97,5 @@ def test_devices_add_their_sums_once() -> None:
     loops = {name for line in text.splitlines() if " while(" in line for name in re.findall(r"body=%([\w.-]+)", line)}
     assert loops
     bodies = [part for part in text.split("\n\n") if part.lstrip().startswith(tuple(f"%{name} " for name in loops))]
-    assert bodies and not any(
-        word in body for body in bodies for word in ("all-reduce", "all-gather", "reduce-scatter")
-    )
+    collectives = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+    assert bodies and not any(word in body for body in bodies for word in collectives)
