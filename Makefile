@@ -15,7 +15,8 @@ help:
 	@echo "make quickstart   the whole road on the shipped samples: prepare, train, kill, resume, export, evaluate, report"
 	@echo "make test         the tests (FAST=1: the quick ones); make test-full: the long ones too"
 	@echo "make lint         ruff, mypy, gin lint, shellcheck, import directions"
-	@echo "make bench        the benchmarks; make docs: generated pages; make lock: constraints.txt; make clean"
+	@echo "make bench        the benchmarks; make docs: generated pages; make lock: constraints.txt"
+	@echo "make clean        remove .venv and what quickstart made; your own runs and stores stay"
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else f"error: Python {v[0]}.{v[1]} is not supported\nwhere: $(PYTHON)\nmend: make PYTHON=python3.11 $(MAKECMDGOALS)")'
@@ -69,4 +70,4 @@ lock: | $(VENV)/bin/python
 	@mv constraints.new constraints.txt
 
 clean:
-	rm -rf $(VENV) build dist ./*.egg-info runs stores
+	rm -rf $(VENV) build dist ./*.egg-info runs/quickstart stores/quickstart

@@ -7,6 +7,9 @@ export JAX_PLATFORMS=${JAX_PLATFORMS:-cpu} HF_HUB_OFFLINE=1 TF_CPP_MIN_LOG_LEVEL
 files=(--gin_file=cpt.gin --gin_file=quickstart.gin "--gin.RUN_DIR='$RUN'")
 say() { printf '\n== %s\n' "$*"; }
 
+refuse() { printf 'error: %s\nwhere: %s\nmend: %s\n' "$1" "$RUN" "$2" >&2; exit 2; }
+if [ $# -gt 0 ] && [ -e "$RUN" ]; then refuse "the folder is there already" "name a new one"; fi
+if [ -e "$RUN/.lock" ] && ! flock -n "$RUN/.lock" true; then refuse "a run is at work there" "wait for it to end"; fi
 rm -rf "$RUN"
 say "1/6 prepare: the shipped samples become token stores"
 t-elaine prepare --gin_file=quickstart_data.gin
