@@ -6,8 +6,6 @@ Judging the statements is `lint.py`'s work.
 import dataclasses
 import difflib
 import hashlib
-import logging
-import os
 import re
 import tokenize
 from collections.abc import Iterable, Sequence
@@ -69,6 +67,20 @@ class Statement:
     def place(self) -> str:
         """file:line, or the flag. A value over several lines counts from its first."""
         return f"{self.source}:{self.line}" if self.line else self.source
+
+
+def show(value: Any) -> str:
+    """A value as it would be typed."""
+    if isinstance(value, Reference):
+        return f"@{value.scope + '/' if value.scope else ''}{value.name}{'()' if value.evaluated else ''}"
+    if isinstance(value, MacroUse):
+        return f"%{value.name}"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{show(key)}: {show(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        inner = ", ".join(show(item) for item in value)
+        return f"[{inner}]" if isinstance(value, list) else f"({inner}{',' if len(value) == 1 else ''})"
+    return repr(value)
 
 
 class RepeatedKeys(dict[Any, Any]):
@@ -200,17 +212,13 @@ def _read_text(text: str, source: str, rank: int, stack: tuple[str, ...], flag: 
 def apply(files: Sequence[str], bindings: Sequence[str]) -> None:
     """Give the files and bindings to gin and freeze it. The lint has passed, so gin has nothing to refuse.
 
+    gin gets them statement by statement, includes followed by us: its own search for files takes any folder of the
+    working folder for a Python package, and fails where one bears the name of a shipped folder, as `models`.
     What was in force before is forgotten, so that one process can run several commands.
     """
     gin.clear_config()
-    gin.add_config_file_search_path(os.fspath(shipped("gin_configs")))
-    # gin logs "Path not found" as an error for each file that it finds only in the second place it looks.
-    before = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        gin.parse_config_files_and_bindings(list(files), list(bindings), finalize_config=True, skip_unknown=False)
-    finally:
-        logging.disable(before)
+    text = [f"{statement.key} = {show(statement.value)}" for statement in statements(files, bindings)]
+    gin.parse_config_files_and_bindings([], text, finalize_config=True, skip_unknown=False)
 
 
 def digest(text: str) -> str:

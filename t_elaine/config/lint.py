@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from t_elaine.config import gin_files, overrides, reach, settings, types
-from t_elaine.config.gin_files import MacroUse, Reference, RepeatedKeys, Statement
+from t_elaine.config.gin_files import MacroUse, Reference, RepeatedKeys, Statement, show
 from t_elaine.config.overrides import REQUIRED
-from t_elaine.config.written import near, nearest, parts, show
+from t_elaine.config.written import near, nearest, parts
 from t_elaine.errors import UserError
 from t_elaine.paths import shipped
 

@@ -3,8 +3,7 @@
 import textwrap
 from collections.abc import Sequence
 
-from t_elaine.config.gin_files import MacroUse, Statement
-from t_elaine.config.written import show
+from t_elaine.config.gin_files import MacroUse, Statement, show
 
 # gin's own constant for "must be given by a later file or a flag".
 REQUIRED = MacroUse("gin.REQUIRED")

@@ -7,8 +7,8 @@ value of `%NAME` in a scope called NAME; the longest scope wins.
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from t_elaine.config.gin_files import MacroUse, Reference, Statement
-from t_elaine.config.written import parts, show
+from t_elaine.config.gin_files import MacroUse, Reference, Statement, show
+from t_elaine.config.written import parts
 
 Scope = tuple[str, ...]
 Key = tuple[Scope, str, str]

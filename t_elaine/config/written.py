@@ -1,10 +1,8 @@
-"""Values as they stand in gin files: walk through them, and show them and likely names to a person."""
+"""Values as they stand in gin files: walk through them, and show likely names to a person."""
 
 import difflib
 from collections.abc import Iterable, Iterator
 from typing import Any
-
-from t_elaine.config.gin_files import MacroUse, Reference
 
 
 def parts(value: Any) -> Iterator[Any]:
@@ -18,20 +16,6 @@ def parts(value: Any) -> Iterator[Any]:
             yield from parts(item)
     else:
         yield value
-
-
-def show(value: Any) -> str:
-    """A value as it would be typed."""
-    if isinstance(value, Reference):
-        return f"@{value.scope + '/' if value.scope else ''}{value.name}{'()' if value.evaluated else ''}"
-    if isinstance(value, MacroUse):
-        return f"%{value.name}"
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{show(key)}: {show(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, list | tuple):
-        inner = ", ".join(show(item) for item in value)
-        return f"[{inner}]" if isinstance(value, list) else f"({inner}{',' if len(value) == 1 else ''})"
-    return repr(value)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
