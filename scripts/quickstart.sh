@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The whole road on the shipped samples, offline: prepare, train, SIGKILL, resume, export with proof, evaluate, report.
+# The whole road on the shipped samples, offline: prepare, train, SIGKILL, resume, evaluate, export with proof, report.
 # Usage: scripts/quickstart.sh [RUN_DIR]     needs t-elaine on the PATH (make quickstart sees to that)
 set -euo pipefail
 RUN=${1:-runs/quickstart}
@@ -9,7 +9,7 @@ say() { printf '\n== %s\n' "$*"; }
 
 refuse() { printf 'error: %s\nwhere: %s\nmend: %s\n' "$1" "$RUN" "$2" >&2; exit 2; }
 if [ $# -gt 0 ] && [ -e "$RUN" ]; then refuse "the folder is there already" "name a new one"; fi
-if [ -e "$RUN/.lock" ] && ! flock -n "$RUN/.lock" true; then refuse "a run is at work there" "wait for it to end"; fi
+if [ -e "$RUN/.lock" ] && command -v flock >/dev/null && ! flock -n "$RUN/.lock" true; then refuse "a run is at work there" "wait for it to end"; fi
 rm -rf "$RUN"
 say "1/6 prepare: the shipped samples become token stores"
 t-elaine prepare --gin_file=quickstart_data.gin

@@ -18,8 +18,7 @@ def plain_chat(fields: Fields) -> Fields:
         ValueError: no messages, an unknown role, empty content, or no answer to train on.
     """
     text, spans = "", []
-    for message in fields["messages"]:
-        role, content = message["role"], message["content"].strip()
+    for role, content in _messages(fields):
         if role not in ROLES:
             raise ValueError(f"unknown role {role!r}")
         if not content:
@@ -33,12 +32,26 @@ def plain_chat(fields: Fields) -> Fields:
     return {**fields, "text": text, "spans": tuple(spans)}
 
 
+def _messages(fields: Fields) -> list[tuple[str, str]]:
+    """(role, content) of each message; a record of another layout is a malformed one."""
+    messages = fields.get("messages")
+    if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
+        raise ValueError("no messages")
+    found = [(message.get("role"), message.get("content")) for message in messages]
+    if not all(isinstance(part, str) for pair in found for part in pair):
+        raise ValueError("a message without role or content")
+    return [(str(role), str(content).strip()) for role, content in found]
+
+
 def question_and_answer(fields: Fields) -> Fields:
     """A preprocessor: fields `instruction`, `input` (may be missing) and `output` → the same as `plain_chat`.
 
     Raises:
-        ValueError: as `plain_chat`.
+        ValueError: as `plain_chat`; no instruction or no output.
     """
+    for name in ("instruction", "output"):
+        if not isinstance(fields.get(name), str):
+            raise ValueError(f"no field {name!r}")
     question = "\n".join(part for part in (fields["instruction"], fields.get("input") or "") if part.strip())
     messages = [{"role": "user", "content": question}, {"role": "assistant", "content": fields["output"]}]
     return plain_chat({**fields, "messages": messages})

@@ -134,6 +134,7 @@ def prepare_shard(shard: Shard) -> dict[str, Any]:
                     writers[split].add(row)
                 documents += len(batch)
                 fault_point("prepare.mid_write")
+                aside.flush()
                 _check_early(documents, reasons, shard)
             aside.flush()
             os.fsync(aside.fileno())
@@ -156,9 +157,20 @@ def _check_early(documents: int, reasons: Counter[str], shard: Shard) -> None:
 
 def too_many_rejected(documents: int, reasons: Counter[str], allowed: float, where: str) -> UserError:
     bad, seen = reasons.total(), documents + reasons.total()
-    common = "; ".join(f"{count} × {reason}" for reason, count in reasons.most_common(3))
+    common = "; ".join(f"{count} × {reason}{_example(where, reason)}" for reason, count in reasons.most_common(3))
     what = f"{bad} of {seen} records ({bad / seen:.1%}) are malformed, {allowed:.1%} are allowed: {common}"
     return UserError(what, where, "mend the sources (file and line stand there), or raise max_rejected_share")
+
+
+def _example(where: str, reason: str) -> str:
+    """What the first record set aside for a reason says beyond it, if anything: " (such as …)". `where`: a pattern."""
+    for file in sorted(Path(where).parent.glob(Path(where).name)):
+        with open(file, encoding="utf-8") as lines:
+            for line in lines:
+                kind, _, particular = json.loads(line)["reason"].partition(": ")
+                if kind == reason and particular:
+                    return f" (such as {particular})"
+    return ""
 
 
 @functools.lru_cache(maxsize=2)

@@ -6,13 +6,15 @@ Registries of tasks and everything that needs SeqIO or TensorFlow stand in data/
 import functools
 import hashlib
 import inspect
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from t_elaine.data.formats import SHOWN, Record, Rejected
+from t_elaine.data.formats import SHOWN, Record, Rejected, first_line
 from t_elaine.data.lines import Piece
 from t_elaine.data.sources import Source, check_text, read_piece, text_hash
+from t_elaine.errors import UserError
 
 Fields = dict[str, Any]
 Preprocessor = Callable[[Fields], Fields | Iterable[Fields] | None]
@@ -57,8 +59,13 @@ def _identity(function: Callable[..., Any]) -> str:
         code = inspect.getsource(function)
     except (OSError, TypeError):
         code = repr(type(function))
-    name = f"{function.__module__}.{getattr(function, '__qualname__', type(function).__qualname__)}"
-    return f"{name}@{hashlib.sha256(code.encode()).hexdigest()[:12]}"
+    return f"{_name(function)}@{hashlib.sha256(code.encode()).hexdigest()[:12]}"
+
+
+def _name(function: Callable[..., Any]) -> str:
+    if isinstance(function, functools.partial):
+        return _name(function.func)
+    return f"{function.__module__}.{getattr(function, '__qualname__', type(function).__qualname__)}"
 
 
 def texts(task: Task, source: Source, piece: Piece) -> Iterator[Text | Rejected]:
@@ -77,21 +84,40 @@ def _prepared(task: Task, source: Source, piece: Piece) -> Iterator[Record | Rej
         if isinstance(item, Rejected):
             yield item
             continue
-        records = [item.fields]
+        line, fields = item
+        records = [fields]
         try:
             for step in task.preprocessors:
-                records = [made for fields in records for made in _several(step(fields))]
-        except (ValueError, KeyError, TypeError) as error:
+                try:
+                    records = [made for each in records for made in _several(step(each))]
+                except (ValueError, UserError):
+                    raise
+                except Exception as error:  # code of the user's own may raise anything
+                    raise _failed(error, step, source, piece, line) from error
+        except ValueError as error:
             reason = f"preprocessor: {type(error).__name__}: {error}"[:SHOWN]
-            yield Rejected(line=item.line, reason=reason, shown=str(item.fields)[:SHOWN])
+            yield Rejected(line=line, reason=reason, shown=str(fields)[:SHOWN])
             continue
-        yield from ((item.line, fields) for fields in records)
+        yield from ((line, made) for made in records)
+
+
+def _failed(error: Exception, step: Preprocessor, source: Source, piece: Piece, line: int) -> UserError:
+    """A mistake in a preprocessor, not in the record: which, where in its code, and the record that brought it out."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    told = type(error).__name__ + ("" if source.private else f": {error}"[:SHOWN])
+    what = f"the preprocessor {_name(step)} failed with {told} ({frame.filename}:{frame.lineno})"
+    mend = "mend the preprocessor, or let it raise ValueError for records that are to be set aside"
+    return UserError(what, f"{piece.file}:{first_line(source, piece) + line}", mend)
 
 
 def _several(result: Fields | Iterable[Fields] | None) -> list[Fields]:
     if result is None:
         return []
-    return [result] if isinstance(result, dict) else list(result)
+    found = [result] if isinstance(result, dict) else list(result)
+    for fields in found:
+        if not isinstance(fields, dict):
+            raise TypeError(f"it gave {type(result).__name__}, which is neither fields (a dict) nor several of them")
+    return found
 
 
 def checked(record: Record, source: Source) -> Text | Rejected:

@@ -20,9 +20,21 @@ def whisper(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def refuse_third(fields: dict[str, Any]) -> dict[str, Any]:
-    if fields["id"].endswith("3"):
+    if fields.get("id", "").endswith("3"):
         raise ValueError("a third one")
     return fields
+
+
+def refuse_all(fields: dict[str, Any]) -> dict[str, Any]:
+    raise ValueError("no page number")
+
+
+def stumble(fields: dict[str, Any]) -> dict[str, Any]:
+    return {**fields, "text": fields["boddy"] if fields["id"] == "en7" else fields["text"]}
+
+
+def give_text(fields: dict[str, Any]) -> dict[str, Any]:
+    return fields["text"]
 
 
 def name_modules(fields: dict[str, Any]) -> dict[str, Any]:

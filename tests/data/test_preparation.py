@@ -189,6 +189,29 @@ def test_too_many_malformed_records_stop_the_run(tmp_path: Path) -> None:
     assert len(documents(store)) == 54 and "resumed: 2 of 2" in printed
 
 
+def test_what_a_preprocessor_says_is_told_when_it_stops_the_run(tmp_path: Path) -> None:
+    path = small.write_rows(tmp_path / "a.jsonl", small.rows(60))
+    task = small.task("t", small.source(path), preprocessors=(small.refuse_all,))
+    with pytest.raises(UserError, match=r"60 × preprocessor \(such as ValueError: no page number\)"):
+        prepare(tmp_path / "stores", task, Making(shards=2))
+
+
+@pytest.mark.parametrize("private", [False, True])
+@pytest.mark.parametrize("shards", [1, 3])
+def test_a_mistake_in_a_preprocessor_stops_the_run(tmp_path: Path, shards: int, private: bool) -> None:
+    path = small.write_rows(tmp_path / "a.jsonl", small.rows(60))
+    task = small.task("t", small.source(path, private=private), preprocessors=(small.shout, small.stumble))
+    with pytest.raises(UserError) as caught:
+        prepare(tmp_path / "stores", task, Making(shards=shards, max_rejected_share=1))
+    assert "small_tasks.stumble failed with KeyError" in caught.value.what
+    assert ("'boddy'" in caught.value.what) is not private, "an exception's text may hold text of the record"
+    assert f"small_tasks.py:{small.stumble.__code__.co_firstlineno + 1})" in caught.value.what
+    assert caught.value.where == f"{path}:8" and not (tmp_path / "stores" / "t").exists()
+    wrong = small.task("t", small.source(path), preprocessors=(small.give_text,))
+    with pytest.raises(UserError, match="it gave str, which is neither fields"):
+        prepare(tmp_path / "stores", wrong, Making(shards=shards), overwrite=True)
+
+
 @pytest.mark.parametrize("changes", [{"shards": -3}, {"validation_share": 1.5}, {"max_rejected_share": -0.1}])
 def test_settings_without_sense_are_refused(tmp_path: Path, changes: dict[str, float]) -> None:
     task = small.task("t", small.source(small.write_rows(tmp_path / "a.jsonl", small.rows(5))))
@@ -245,9 +268,11 @@ def test_chat_refuses_what_it_cannot_train_on() -> None:
     assert (
         question_and_answer({"instruction": "a", "input": "b", "output": "c"})["text"] == "User: a\nb\n\nAssistant: c"
     )
-    for messages in ([], [{"role": "robot", "content": "x"}], [{"role": "user", "content": " "}]):
+    for messages in ([], None, "x", [{"role": "robot", "content": "x"}], [{"role": "user", "content": " "}], [{}]):
         with pytest.raises(ValueError):
             plain_chat({"messages": messages})
+    with pytest.raises(ValueError, match="no field 'output'"):
+        question_and_answer({"instruction": "a"})
 
 
 def test_a_full_disk_is_one_message_and_the_old_store_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
