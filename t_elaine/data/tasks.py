@@ -133,9 +133,16 @@ def through_tf(task: Task, source: Source, found: Iterator[Record | Rejected]) -
     import tensorflow as tf
 
     rejected: list[Rejected] = []
+    failed: list[UserError] = []
+
+    def read() -> Iterator[Record | Rejected]:
+        try:
+            yield from found
+        except UserError as error:  # TensorFlow would make an error of its own out of it
+            failed.append(error)
 
     def generate() -> Iterator[dict[str, Any]]:
-        for item in found:
+        for item in read():
             found_text = item if isinstance(item, Rejected) else checked(item, source)
             if isinstance(found_text, Rejected):
                 rejected.append(found_text)
@@ -152,6 +159,8 @@ def through_tf(task: Task, source: Source, found: Iterator[Record | Rejected]) -
         dataset = step(dataset)
     for fields in dataset.as_numpy_iterator():
         yield int(fields.pop("line", 0)), {key: _plain(value) for key, value in fields.items()}
+    if failed:
+        raise failed[0]
     yield from rejected
 
 

@@ -13,12 +13,13 @@ from typing import Any
 
 from t_elaine.data.formats import SHOWN, Record, Rejected, first_line
 from t_elaine.data.lines import Piece
-from t_elaine.data.sources import Source, check_text, read_piece, text_hash
+from t_elaine.data.sources import Document, Source, check_text, read_piece, text_hash
 from t_elaine.errors import UserError
 
 Fields = dict[str, Any]
 Preprocessor = Callable[[Fields], Fields | Iterable[Fields] | None]
-"""Fields of a record → fields, several, or None to leave it out. A ValueError sets the record aside, with its text."""
+"""Fields of a record → fields, several, or None to leave it out. A ValueError sets the record aside, with its
+text; any other exception stops the run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,30 +85,34 @@ def _prepared(task: Task, source: Source, piece: Piece) -> Iterator[Record | Rej
         if isinstance(item, Rejected):
             yield item
             continue
-        line, fields = item
-        records = [fields]
         try:
-            for step in task.preprocessors:
-                try:
-                    records = [made for each in records for made in _several(step(each))]
-                except (ValueError, UserError):
-                    raise
-                except Exception as error:  # code of the user's own may raise anything
-                    raise _failed(error, step, source, piece, line) from error
+            made = _through(task, item, source, piece)
         except ValueError as error:
             reason = f"preprocessor: {type(error).__name__}: {error}"[:SHOWN]
-            yield Rejected(line=line, reason=reason, shown=str(fields)[:SHOWN])
+            yield Rejected(line=item.line, reason=reason, shown=str(item.fields)[:SHOWN])
             continue
-        yield from ((line, made) for made in records)
+        yield from ((item.line, fields) for fields in made)
 
 
-def _failed(error: Exception, step: Preprocessor, source: Source, piece: Piece, line: int) -> UserError:
+def _through(task: Task, item: Document, source: Source, piece: Piece) -> list[Fields]:
+    records = [item.fields]
+    for step in task.preprocessors:
+        try:
+            records = [made for fields in records for made in _several(step(fields))]
+        except (ValueError, UserError):
+            raise
+        except Exception as error:  # code of the user's own may raise anything
+            raise _failed(error, step, source, f"{piece.file}:{first_line(source, piece) + item.line}") from error
+    return records
+
+
+def _failed(error: Exception, step: Preprocessor, source: Source, where: str) -> UserError:
     """A mistake in a preprocessor, not in the record: which, where in its code, and the record that brought it out."""
     frame = traceback.extract_tb(error.__traceback__)[-1]
     told = type(error).__name__ + ("" if source.private else f": {error}"[:SHOWN])
     what = f"the preprocessor {_name(step)} failed with {told} ({frame.filename}:{frame.lineno})"
     mend = "mend the preprocessor, or let it raise ValueError for records that are to be set aside"
-    return UserError(what, f"{piece.file}:{first_line(source, piece) + line}", mend)
+    return UserError(what, where, mend)
 
 
 def _several(result: Fields | Iterable[Fields] | None) -> list[Fields]:

@@ -126,6 +126,9 @@ def test_tf_preprocessors_run_through_tf_data(tmp_path: Path) -> None:
     assert kept["ja4-again"] == ("患者4号は発熱した。" * 5 + " Again.", 5)
     assert len(kept) == 8 and [r.line for r in found if isinstance(r, Rejected)] == [3]
     assert len(tokens(prepare(tmp_path / "stores", task))) == 8
+    wrong = tasks.add_task("w", [small.source(path)], preprocessors=[small.give_text], tf_preprocessors=[lower_twice])
+    with pytest.raises(UserError, match="small_tasks.give_text failed with TypeError"):
+        list(texts(wrong, wrong.sources[0], Piece(file=str(path))))
 
 
 def test_a_real_tfds_data_set(tmp_path: Path) -> None:
