@@ -16,6 +16,7 @@ from t_elaine.data.mixture import Mixture
 from t_elaine.data.row_record import check_same_rows, row_record
 from t_elaine.errors import UserError
 from t_elaine.feeding import Feed
+from t_elaine.model import capability
 from t_elaine.model.config import ComputeConfig, LlamaConfig
 from t_elaine.parallel.mesh import MeshConfig, make_mesh
 from t_elaine.training import held_out, run_folder
@@ -96,7 +97,11 @@ def train(
     """
     run_folder.check_versions()
     keep_compiled(compilation_cache)
-    compute, devices = compute or ComputeConfig(), make_mesh(mesh or MeshConfig())
+    devices = make_mesh(mesh or MeshConfig())
+    platform = devices.devices.flat[0].platform
+    compute, warning = capability.usable(compute or ComputeConfig(), data.sequence_length, platform)
+    if warning:
+        say(f"warning: {warning}")
     needed, there = check_fit(model, compute, devices, rows_per_device, data.sequence_length)
     say(f"a device needs about {text(needed.total)} of {text(there)}")
     with run_folder.in_use(run_dir):

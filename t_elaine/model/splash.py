@@ -13,8 +13,6 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ma
 
 from t_elaine.model.placement import per_shard
 
-LANES = 128
-
 
 def splash(
     q_BTHh: jax.Array,

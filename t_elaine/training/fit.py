@@ -65,9 +65,17 @@ def need(
     if compute.attention == "reference":
         scores = 2 * 4 * rows_per_device * config.q_heads // min(tensor, config.q_heads) * length * length
         scores //= mesh.shape["context"]
-    logits = 3 * 4 * rows_per_device * min(compute.loss_chunk, length) * config.vocab_size // tensor
-    activations = tokens * width * (config.layers * saved + inside) + 2 * layer_bytes + scores + logits
+    activations = tokens * width * (config.layers * saved + inside) + 2 * layer_bytes + scores
+    activations += loss_bytes(config, compute, rows_per_device, length, width) // tensor
     return Need(parameters=parameters, moments=2 * parameters, gradients=parameters, activations=activations)
+
+
+def loss_bytes(config: LlamaConfig, compute: ComputeConfig, rows: int, length: int, width: int) -> int:
+    """What `model.loss.weighted_nll` holds: a chunk's logits, kept errors, the whole table and its gradient."""
+    table = config.embed * config.vocab_size
+    logits = 3 * 4 * rows * min(compute.loss_chunk, length) * config.vocab_size
+    errors = min(4 * table, rows * length * config.vocab_size * width)
+    return logits + errors + (4 + width) * table
 
 
 def device_memory(mesh: Mesh) -> tuple[int, str]:

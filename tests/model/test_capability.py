@@ -1,0 +1,42 @@
+"""Attention that cannot run is replaced with a warning; what can run is left alone; the table knows every choice."""
+
+import pytest
+
+from t_elaine.errors import UserError
+from t_elaine.model.capability import KERNELS, usable
+from t_elaine.model.config import ComputeConfig
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_settings_and_table_agree(name: str) -> None:
+    compute = ComputeConfig(attention=name, attention_block=128)
+    for platform in KERNELS[name].platforms:
+        assert usable(compute, 512, platform) == (compute, "")
+
+
+def test_no_other_choice_is_accepted() -> None:
+    with pytest.raises(UserError, match="flash9") as caught:
+        ComputeConfig(attention="flash9")
+    assert all(name in str(caught.value) for name in KERNELS)
+
+
+@pytest.mark.parametrize(
+    ("platform", "length", "block", "told"),
+    [
+        ("cpu", 512, 128, "made for tpu, and this is cpu"),
+        ("gpu", 512, 128, "made for tpu, and this is gpu"),
+        ("tpu", 500, 128, "rows of 500 in blocks of 128"),
+        ("tpu", 384, 256, "rows of 384 in blocks of 256"),
+        ("tpu", 512, 64, "multiples of 128"),
+        ("tpu", 64, 1024, "rows of 64 in blocks of 64"),
+    ],
+)
+def test_splash_gives_way_with_a_warning(platform: str, length: int, block: int, told: str) -> None:
+    found, warning = usable(ComputeConfig(attention="splash", attention_block=block), length, platform)
+    assert found == ComputeConfig(attention="reference", attention_block=block)
+    assert told in warning and "'reference'" in warning
+
+
+def test_a_row_shorter_than_the_block_is_one_block() -> None:
+    compute = ComputeConfig(attention="splash", attention_block=1024)
+    assert usable(compute, 256, "tpu") == (compute, "")
