@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 FOLDERS = ("models", "recipes", "hardware", "sweeps", "mixtures", "data_tasks")
-RECIPE = ("--gin_file=cpt.gin", "--gin_file=quickstart.gin")
+RECIPE = ("--gin_file=cpt.gin", "--gin_file=quickstart.gin", "--gin_file=hardware/cpu.gin")
 GRID = "sweep.run_dir = %RUN_DIR\nsweep.grid = @axis()\naxis.name = 'Schedule.peak'\naxis.values = [1e-5]\n"
 
 
@@ -30,7 +30,7 @@ def call(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
 @pytest.mark.parametrize("start", [("t_elaine.train",), ("t_elaine", "train")])
 def test_shipped_recipes_are_read_beside_folders_of_their_names(folder: Path, start: tuple[str, ...]) -> None:
     """Far enough to see that all settings were made: the stores are missing."""
-    done = call(folder, *start, *RECIPE, "--gin_file=hardware/cpu.gin")
+    done = call(folder, *start, *RECIPE)
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
     assert "where: stores/" in done.stderr
 
