@@ -226,7 +226,7 @@ def go(run: Run, begun: Begun, checkpoints: Checkpoints, stop: Callable[[int], s
 
 def evaluators(run: Run) -> list[Evaluator]:
     """Held-out loss and bits-per-byte on the stores' validation split."""
-    rows = feeding.held_out_rows(run.data, run.feed.loader.groups, run.loop.evaluate_tokens)
+    rows = feeding.held_out_rows(run.data, run.feed.loader.groups, run.loop.evaluate_tokens, say)
     if not rows:
         return []
     figures = held_out.held_out_figures(run.step, held_out.join_rows(rows), run.feed.shape[1], run.feed.loader.groups)

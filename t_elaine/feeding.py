@@ -111,15 +111,22 @@ def byte_lengths(store: str, vocab_size: int) -> np.ndarray:
     return np.pad(found.astype(np.int32), (0, vocab_size - len(found)))
 
 
-def held_out_rows(data: Mixture, groups: Sequence[tuple[str, str]], tokens: int) -> list[dict[str, np.ndarray]]:
+def held_out_rows(
+    data: Mixture, groups: Sequence[tuple[str, str]], tokens: int, say: Callable[[str], None] = print
+) -> list[dict[str, np.ndarray]]:
     """Rows [N,T] of the stores' validation split, at most `tokens` of each store and group (but one row); may be empty.
 
-    A document longer than that is read only so far: one long paper must not take the time of a hundred steps.
+    A document longer than that is read only so far: one long paper must not take the time of a hundred steps. Stores
+    without held-out text are named through `say`: else a run's page would lack them without a word.
     """
     if not tokens:
         return []
     stores = [open_store(folder) for folder in data.stores]
-    sets = validation_rows(stores, data.sequence_length, groups, max_tokens=tokens)
+    sets = list(validation_rows(stores, data.sequence_length, groups, max_tokens=tokens))
+    lacking = [store.name for store in stores if store.name not in {found.store for found in sets}]
+    if lacking:
+        what = "no store has held-out text" if not sets else f"no held-out text in {', '.join(lacking)}"
+        say(f"warning: {what}, so its loss is not measured while training; prepare with a larger validation_share")
     most = max(1, tokens // data.sequence_length)
     return [{name: array[:most] for name, array in found.rows.items()} for found in sets]
 

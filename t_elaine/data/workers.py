@@ -9,6 +9,7 @@ import os
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -267,11 +268,29 @@ def report(manifests: Sequence[dict[str, Any]], console: Console) -> None:
     for manifest in manifests:
         reasons = ", ".join(f"{count} × {reason}" for reason, count in manifest["quarantine"].items())
         repeated = manifest["duplicates"]
+        if lacking := without_held_out(manifest):
+            console.print(f"{manifest['name']}: {lacking}", highlight=False)
         if reasons:
             console.print(f"{manifest['name']}: set aside {reasons} (quarantine.jsonl)", highlight=False)
         if repeated["texts"]:
             what = "dropped" if repeated["dropped"] else "kept; drop_duplicates=True drops them"
             console.print(f"{manifest['name']}: {repeated['texts']} repeated texts ({what})", highlight=False)
+
+
+def without_held_out(manifest: dict[str, Any]) -> str:
+    """A warning where a share of the texts was to be held out and, in some language, none was; "" else."""
+    share = manifest["made_by"]["validation_share"]
+    documents: dict[str, Counter[str]] = {}
+    for count in manifest["counts"]:
+        documents.setdefault(count["language"], Counter())[count["split"]] += count["documents"]
+    lacking = [
+        f"{name} ({splits.total()} documents)"
+        for name, splits in documents.items()
+        if splits.total() and not splits["validation"]
+    ]
+    if not share or not lacking:
+        return ""
+    return f"warning: validation_share {share} held out no text in {', '.join(lacking)}; a larger share would"
 
 
 def _figures(row: list[int]) -> list[str]:

@@ -68,7 +68,11 @@ def documents(store: Store, split: str, limit: int = 0) -> list[Document]:
     """
     found = [document for batch in store.batches(split) for document in _documents(batch, store.groups)]
     if not found:
-        mend = "prepare it with a validation share above 0, or give stores that have one"
+        mend = "prepare it with a larger validation_share"
+        if split != "validation":
+            mend = "give a smaller validation_share, or evaluate.split = 'validation'"
+        count = sum(batch.docs for name in ("train", "validation") for batch in store.batches(name))
+        mend = f"the store has {count} documents: {mend}"
         raise UserError(f"the store holds no document in its {split} split", str(store.folder), mend)
     if 0 < limit < len(found):
         chosen = sorted(range(len(found)), key=lambda i: (found[i].text_hash, i))[:limit]

@@ -212,6 +212,15 @@ def test_a_mistake_in_a_preprocessor_stops_the_run(tmp_path: Path, shards: int, 
         prepare(tmp_path / "stores", wrong, Making(shards=shards), overwrite=True)
 
 
+def test_a_share_that_holds_no_text_out_is_told(tmp_path: Path) -> None:
+    task = two_languages(tmp_path, 5)
+    _, printed = prepare(tmp_path / "few", task, Making(validation_share=0.001))
+    told = " ".join(printed.split())
+    assert "warning: validation_share 0.001 held out no text in en (5 documents), ja (5 documents)" in told
+    assert "warning" not in prepare(tmp_path / "none", task, Making(validation_share=0))[1]
+    assert "warning" not in prepare(tmp_path / "some", task, Making(validation_share=0.9))[1]
+
+
 @pytest.mark.parametrize("changes", [{"shards": -3}, {"validation_share": 1.5}, {"max_rejected_share": -0.1}])
 def test_settings_without_sense_are_refused(tmp_path: Path, changes: dict[str, float]) -> None:
     task = small.task("t", small.source(small.write_rows(tmp_path / "a.jsonl", small.rows(5))))

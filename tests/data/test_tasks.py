@@ -127,7 +127,7 @@ def test_tf_preprocessors_run_through_tf_data(tmp_path: Path) -> None:
     assert len(kept) == 8 and [r.line for r in found if isinstance(r, Rejected)] == [3]
     assert len(tokens(prepare(tmp_path / "stores", task))) == 8
     wrong = tasks.add_task("w", [small.source(path)], preprocessors=[small.give_text], tf_preprocessors=[lower_twice])
-    with pytest.raises(UserError, match="small_tasks.give_text failed with TypeError"):
+    with pytest.raises(UserError, match=r"small_tasks\.give_text failed with TypeError"):
         list(texts(wrong, wrong.sources[0], Piece(file=str(path))))
 
 

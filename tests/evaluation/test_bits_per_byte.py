@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from t_elaine.data.store import open_store
+from t_elaine.data.store import open_store, read_manifest, write_manifest
 from t_elaine.errors import UserError
 from t_elaine.evaluation import bits_per_byte, engines
 from t_elaine.evaluation.bits_per_byte import Document, Held
@@ -134,9 +134,14 @@ def test_a_limit_is_the_same_sample_in_any_file_order(model: Model, tmp_path: Pa
 
 
 def test_a_store_without_held_out_text_says_so(model: Model, tmp_path: Path) -> None:
-    store = open_store(make_store(tmp_path / "held", model.vocabulary))
+    folder = make_store(tmp_path / "held", model.vocabulary)
     with pytest.raises(UserError, match="no document in its train split"):
-        bits_per_byte.documents(store, "train")
+        bits_per_byte.documents(open_store(folder), "train")
+    manifest = read_manifest(folder)
+    write_manifest(folder, manifest | {"shards": [{**shard, "split": "train"} for shard in manifest["shards"]]})
+    with pytest.raises(UserError, match="no document in its validation split") as caught:
+        bits_per_byte.documents(open_store(folder), "validation")
+    assert caught.value.mend == "the store has 6 documents: prepare it with a larger validation_share"
 
 
 def test_rows_longer_than_the_context_are_refused(model: Model) -> None:
