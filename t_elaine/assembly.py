@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from t_elaine import feeding, paths
+from t_elaine import changes, feeding, paths
 from t_elaine.checkpoints.layout import CheckpointMeta, complete_steps
 from t_elaine.checkpoints.writing import Checkpointing, Checkpoints
 from t_elaine.data.mixture import Mixture
@@ -148,6 +148,10 @@ def record(run: Run, begun: Begun, rows: Mapping[str, Any], config_text: str, ar
     """Write down what the run is made of, and carry along what an export will need."""
     if not run_folder.is_main():
         return
+    if begun.step:
+        before = run_folder.settings_before(run.folder, begun.step)
+        if told := changes.sentence(changes.differences(begun.step, before, config_text) if before else []):
+            say(told)
     paths.write_text(paths.join(run.folder, ROWS), json.dumps(rows, indent=1) + "\n")
     run_folder.write_records(run.folder, begun.step, config_text, argv, feeding.data_record(run.data))
     run_folder.copy_folder(paths.join(run.data.stores[0], "vocabulary"), paths.join(run.folder, "vocabulary"))

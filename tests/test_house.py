@@ -14,7 +14,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 PACKAGE = REPOSITORY / "t_elaine"
 ROOMS = sorted(p.name for p in PACKAGE.iterdir() if p.is_dir() and (p / "__init__.py").exists())
 
-# Room → rooms it may import from (its own is always allowed; errors, paths, faults are open to all).
+# Room → rooms it may import from (its own is always allowed; errors, paths, faults, changes are open to all).
 MAY_IMPORT = {
     "config": set(ROOMS) | {"commands"},
     "evaluation": {"generation", "model", "data", "hf", "parallel", "checkpoints"},
@@ -31,7 +31,7 @@ MAY_IMPORT = {
 }
 # model and parallel meet here alone.
 EXCEPTIONS = {("parallel/sharding.py", "t_elaine.model.placement")}
-OPEN_TO_ALL = {"t_elaine.errors", "t_elaine.paths", "t_elaine.faults", "t_elaine", "t_elaine.__version__"}
+OPEN_TO_ALL = {"t_elaine", *(f"t_elaine.{name}" for name in ("__version__", "changes", "errors", "faults", "paths"))}
 
 # Third-party package → files or rooms that may import it; packages not named here are refused.
 THIRD_PARTY = {

@@ -6,7 +6,7 @@ Everything it says is read from the run folder or the proof; what is not recorde
 import re
 from typing import Any
 
-from t_elaine import __version__, paths
+from t_elaine import __version__, changes, paths
 from t_elaine.checkpoints.layout import CheckpointMeta
 from t_elaine.hf import card_data, hub, tokenizer_check
 from t_elaine.model.config import LlamaConfig
@@ -33,7 +33,7 @@ def model_card(run_dir: str, meta: CheckpointMeta, config: LlamaConfig, proof: d
             card_data.data_section(run_dir, meta),
             card_data.evaluation_section(run_dir, meta),
             _proof_section(proof),
-            _settings_section(run_dir),
+            _settings_section(run_dir, meta.step),
             f"Made with T-ELAINE {__version__}.\n",
         ]
     )
@@ -95,12 +95,17 @@ def _proof_section(proof: dict[str, Any]) -> str:
     return "\n".join([*lines, "", "All figures, and the sha256 of each weights file, are in `proof.json`."])
 
 
-def _settings_section(run_dir: str) -> str:
-    """The settings of the run."""
-    file = paths.join(run_dir, "config.gin")
-    if not paths.exists(file):
+def _settings_section(run_dir: str, step: int) -> str:
+    """The settings that made the checkpoint, and those that were others before."""
+    text, changed = changes.settings_at(run_dir, step), changes.changes(run_dir, until=step)
+    if not text:
         return "## Settings\n\nNo training settings are recorded with this checkpoint."
-    return f"## Settings\n\nAs recorded by the run:\n\n```\n{_without_paths(paths.read_text(file))}\n```"
+    told = f"## Settings\n\nAs recorded by the run:\n\n```\n{_without_paths(text)}\n```"
+    if not changed:
+        return told
+    rows = [(c.name, f"{c.step:,}", _without_paths(c.before), _without_paths(c.after)) for c in changed]
+    table = card_data.table(("setting", "from step", "before", "after"), rows)
+    return f"{told}\n\nThese are the last ones: some were changed while the run was going on.\n\n{table}"
 
 
 def _without_paths(text: str) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from t_elaine import paths
+from t_elaine.changes import Change, changes
 from t_elaine.errors import UserError
 
 Line = dict[str, Any]
@@ -28,6 +29,7 @@ class Record:
         steps: lines of training steps, ascending.
         validation: lines of held-out evaluations during training, ascending.
         resumes: steps after which the run was resumed.
+        changes: settings that a resume changed, by step.
         evaluations: file name → result of `evaluate`, the one of the last step last.
         stores: store name → its manifest, for those stores that still lie where the run read them.
         proofs: folder → proof of an export.
@@ -43,6 +45,7 @@ class Record:
     steps: list[Line]
     validation: list[Line]
     resumes: list[int]
+    changes: list[Change]
     evaluations: dict[str, dict[str, Any]]
     stores: dict[str, dict[str, Any]]
     proofs: dict[str, dict[str, Any]]
@@ -78,6 +81,7 @@ def read_record(run_dir: str, exports: Sequence[str] = ()) -> Record:
         steps=_last_of_each(line for line in lines if line["kind"] == "train"),
         validation=_last_of_each(line for line in lines if line["kind"] == "validation"),
         resumes=sorted({int(line["step"]) for line in lines if line["kind"] == "resume"}),
+        changes=changes(run_dir),
         evaluations=_evaluations(run_dir),
         stores=_manifests(data),
         proofs=_proofs(run_dir, exports),

@@ -20,7 +20,7 @@ from typing import Any
 
 import jax
 
-from t_elaine import paths
+from t_elaine import changes, paths
 from t_elaine.errors import UserError
 
 PACKAGES = ("t-elaine", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorstore", "numpy", "pyarrow")
@@ -159,16 +159,33 @@ def write_records(run_dir: str, first: int, config_text: str, argv: Sequence[str
         "data.json": json.dumps(data, indent=1, sort_keys=True) + "\n",
     }
     for name, text in records.items():
-        path = paths.join(run_dir, name)
-        if paths.exists(path):
-            old = paths.read_text(path)
-            if old == text:
-                continue
-            stem, dot, end = name.partition(".")
-            kept = paths.join(run_dir, f"{stem}.before-step-{first}{dot}{end}")
-            if not paths.exists(kept):  # what trained up to here, not a start since that trained nothing
-                paths.write_text(kept, old)
-        paths.write_text(path, text)
+        old = _as_trained(run_dir, name, first)
+        stem, _, end = name.partition(".")
+        if old not in (None, text):
+            paths.write_text(paths.join(run_dir, changes.kept_name(stem, first, end)), str(old))
+        paths.write_text(paths.join(run_dir, name), text)
+        for step in changes.kept_steps(paths.listing(run_dir), stem, end):
+            if step > first:  # what came after is gone with its checkpoints
+                gone = paths.join(run_dir, changes.kept_name(stem, step, end))
+                paths.filesystem(gone).rm(gone)
+
+
+def settings_before(run_dir: str, first: int) -> str:
+    """The settings that trained up to the step that this start begins at; "" where none are recorded."""
+    return _as_trained(run_dir, "config.gin", first) or ""
+
+
+def _as_trained(run_dir: str, name: str, first: int) -> str | None:
+    """The record that held up to step `first`; None if there is none.
+
+    It is the newest, unless starts from here, or from later steps whose checkpoints are gone, stand between.
+    """
+    stem, _, end = name.partition(".")
+    for step in changes.kept_steps(paths.listing(run_dir), stem, end):
+        if step >= first:
+            return paths.read_text(paths.join(run_dir, changes.kept_name(stem, step, end)))
+    path = paths.join(run_dir, name)
+    return paths.read_text(path) if paths.exists(path) else None
 
 
 def copy_folder(source: str, target: str) -> None:
