@@ -7,6 +7,7 @@ is there but damaged is an error.
 import itertools
 import json
 import math
+import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +26,8 @@ class Record:
     Attributes:
         name: the run folder's name.
         config, command: texts, "" where absent.
-        versions, status, data, mixture: contents of the JSON files of those names, {} where absent.
+        versions, data, mixture: contents of the JSON files of those names, {} where absent.
+        status: likewise; a run that was killed is "stopped" here (see `true_status`).
         steps: lines of training steps, ascending.
         validation: lines of held-out evaluations during training, ascending.
         resumes: steps after which the run was resumed.
@@ -70,15 +72,16 @@ def read_record(run_dir: str, exports: Sequence[str] = ()) -> Record:
         raise UserError("this folder holds nothing of a run", run_dir, "give the RUN_DIR that train wrote")
     lines = metric_lines(run_dir, names)
     data = _json(run_dir, "data.json")
+    steps = _last_of_each(line for line in lines if line["kind"] == "train")
     return Record(
         name=run_dir.rpartition("/")[2] or run_dir,
         config=_text(run_dir, "config.gin"),
         command=_text(run_dir, "command.txt").strip(),
         versions=_json(run_dir, "versions.json"),
-        status=_json(run_dir, "status.json"),
+        status=true_status(run_dir, _json(run_dir, "status.json"), steps[-1]["step"] if steps else 0),
         data=data,
         mixture=_json(run_dir, "mixture.json"),
-        steps=_last_of_each(line for line in lines if line["kind"] == "train"),
+        steps=steps,
         validation=_last_of_each(line for line in lines if line["kind"] == "validation"),
         resumes=sorted({int(line["step"]) for line in lines if line["kind"] == "resume"}),
         changes=changes(run_dir),
@@ -86,6 +89,25 @@ def read_record(run_dir: str, exports: Sequence[str] = ()) -> Record:
         stores=_manifests(data),
         proofs=_proofs(run_dir, exports),
     )
+
+
+def true_status(run_dir: str, status: dict[str, Any], last: int) -> dict[str, Any]:
+    """The status as it stands; a run that was killed has left "running", but the lock of its folder is free.
+
+    Args:
+        run_dir: the run folder. Object stores have no locks: there the file is believed.
+        status: contents of status.json.
+        last: step of the last line of its metrics.
+    """
+    if status.get("state") != "running" or paths.is_remote(run_dir):
+        return status
+    if paths.is_held(run_dir):
+        return status
+    if status.get("host", socket.gethostname()) != socket.gethostname():  # whose lock may not be seen here
+        return status | {
+            "reason": f"on {status['host']} when it last wrote; no process of this machine is in its folder"
+        }
+    return status | {"state": "stopped", "reason": f"without a word at step {max(last, status.get('step', 0))}"}
 
 
 def metric_lines(run_dir: str, names: Iterable[str]) -> list[Line]:

@@ -6,6 +6,7 @@ A run is whatever command is handed over; this file knows its arguments and its 
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import tempfile
 import time
@@ -165,6 +166,8 @@ def _ended(run: Run, code: int) -> Outcome:
     if code == 0:
         return Outcome(run=run, state="finished" if is_finished(run) else "stopped", code=code)
     lines = Path(run.log).read_text(encoding="utf-8", errors="replace").splitlines()[-LAST_LINES:]
+    if code < 0:  # its own log says nothing of that, and its status.json still says "running"
+        lines.append(f"killed by signal {-code} ({signal.strsignal(-code)}), without a word")
     return Outcome(run=run, state="failed", code=code, last_lines="\n".join(lines))
 
 

@@ -1,13 +1,15 @@
 """What is read is what was written; what is damaged is named."""
 
 import json
+import socket
 from pathlib import Path
 
 import pytest
 
 from t_elaine.errors import UserError
-from t_elaine.reporting import words
+from t_elaine.reporting import page, words
 from t_elaine.reporting.record import read_record, series, smoothed, thinned
+from t_elaine.training import run_folder
 from tests.reporting.making import make_run_folder, write
 
 
@@ -83,3 +85,22 @@ def test_a_change_is_one_only_where_the_interval_leaves_out_zero() -> None:
     assert words.verdict(fell, lower_is_better=True) == "better"
     assert words.verdict(fell, lower_is_better=False) == "worse"
     assert words.verdict({**fell, "high": 0.01}, lower_is_better=True) == ""
+
+
+def status_of(run: Path, **status: object) -> dict[str, object]:
+    write(run / "status.json", {"state": "running", "reason": "", "step": 4, "host": socket.gethostname(), **status})
+    return read_record(str(run)).status
+
+
+def test_a_killed_run_is_not_shown_as_running(run: Path) -> None:
+    """Who runs holds the lock of the folder; the system frees it at SIGKILL."""
+    (run / ".lock").write_text("process 1 on here")
+    with run_folder.in_use(str(run)):
+        assert status_of(run)["state"] == "running"
+    told = status_of(run)
+    assert (told["state"], told["reason"]) == ("stopped", "without a word at step 10")
+    assert "stopped</span>: without a word at step 10." in page.render(read_record(str(run)))
+    assert status_of(run, step=12)["reason"] == "without a word at step 12"
+    assert status_of(run, state="preempted")["state"] == "preempted"
+    elsewhere = status_of(run, host="another-machine")
+    assert elsewhere["state"] == "running" and "on another-machine" in str(elsewhere["reason"])

@@ -41,6 +41,8 @@ with open(folder + "/metrics.jsonl", "w") as file:
 if manner == "break":
     print("one line\\nthe last line")
     sys.exit(1)
+if manner == "kill":
+    os.kill(os.getpid(), signal.SIGKILL)
 time.sleep(60 if manner == "wait" else 0.3)
 open(os.path.dirname(folder) + "/going", "a").write("-")
 status("finished")
@@ -93,6 +95,13 @@ def test_finished_runs_are_not_run_again_and_half_ones_are(tmp_path: Path) -> No
     outcomes = runner.run_all(runs, stand_in(tmp_path), 3, lambda _: None)
     assert [o.state for o in outcomes] == ["finished"] * 3
     assert [starts(run) for run in runs] == [1, 2, 1]
+
+
+def test_a_run_that_was_killed_is_told_with_the_signal(tmp_path: Path) -> None:
+    runs = runner.plan(peaks(0.1), str(tmp_path), "")
+    (outcome,) = runner.run_all(runs, stand_in(tmp_path, {0.1: "kill"}), 1, lambda _: None)
+    assert (outcome.state, outcome.code) == ("failed", -9)
+    assert outcome.last_lines.endswith("\nkilled by signal 9 (Killed), without a word")
 
 
 def test_a_run_that_still_ends_is_waited_for(tmp_path: Path) -> None:
