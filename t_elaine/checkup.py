@@ -27,7 +27,7 @@ EXTRAS = {
     "plan": "plan with the TPU compiler",
     "tpu": "training on TPU",
     "cuda13": "training on NVIDIA GPUs",
-    "eval": "the proof of an export by transformers",
+    "eval": "the proof of an export through transformers",
     "test": "the tests",
 }
 
@@ -128,8 +128,17 @@ def packages() -> list[Check]:
         use = EXTRAS.get(group_name, "")
         told = f"installed ({use})" if not names else f"not installed: {', '.join(sorted(set(names)))} (only for {use})"
         mend = f"pip install 't-elaine[{group_name}]'" if names else ""
+        if group_name == "eval" and not names and version_of("torch") is None:
+            found.append(without_torch())
+            continue
         found.append(Check(name=f"extra {group_name}", state="note" if names else "ok", told=told, mend=mend))
     return found
+
+
+def without_torch() -> Check:
+    """transformers reads tokenizers by itself, but computes nothing. No extra has PyTorch: its builds are many."""
+    told = "installed, but exports are not compared through transformers: PyTorch is not installed"
+    return Check(name="extra eval", state="note", told=told, mend="pip install torch")
 
 
 def pip(names: Sequence[str]) -> str:

@@ -147,6 +147,17 @@ def test_lacking_packages_are_told_by_extra(monkeypatch: pytest.MonkeyPatch) -> 
     assert "libtpu" in found["extra tpu"].told
 
 
+def test_transformers_without_torch_is_no_proof(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkup.importlib.metadata, "requires", lambda _: ["transformers>=5; extra == 'eval'"])
+    installed = {"t-elaine": "1", "transformers": "5"}
+    monkeypatch.setattr(checkup, "version_of", lambda name: installed.get(name))
+    found = {check.name: check for check in checkup.packages()}["extra eval"]
+    assert found.state == "note" and found.mend == "pip install torch"
+    assert "not compared through transformers: PyTorch is not installed" in found.told
+    installed["torch"] = "2"
+    assert {check.name: check for check in checkup.packages()}["extra eval"].state == "ok"
+
+
 def test_a_folder_that_may_not_be_written_to(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkup.os, "access", lambda *_: False)
     assert checkup.disk().state == "missing" and checkup.compile_cache().state == "note"

@@ -89,10 +89,13 @@ def _proof_section(proof: dict[str, Any]) -> str:
     for entry in proof["logits"]:
         values = " | ".join(f"{entry['largest'][language]:.2e}" for language in languages)
         lines.append(f"| {entry['ours']} | {entry['theirs']} | {values} |")
+    for name, lack in proof.get("not_compared", {}).items():
+        lines += ["", f"Not compared through {name}: {lack}."]
     if proof.get("tokenizer"):
         told = tokenizer_check.summary(proof["tokenizer"])
         lines += ["", f"{told[0].upper()}{told[1:]}."]
-    return "\n".join([*lines, "", "All figures, and the sha256 of each weights file, are in `proof.json`."])
+    told = "All figures, and the sha256 of each weights file, are in `proof.json`; its `passed` speaks of weights and "
+    return "\n".join([*lines, "", f"{told}logits, `tokenizer.passed` of the tokenizer in transformers."])
 
 
 def _settings_section(run_dir: str, step: int) -> str:

@@ -85,9 +85,12 @@ def export_checkpoint(
         prompts = proof.make_prompts(PROMPTS, encode)
         check_ids(prompts, config)
         parameters = _planned_bytes(config, "float32") // 4
-        use = reference.transformers_fit(parameters) if transformers is None else transformers
+        lack = reference.transformers_lack(parameters) if transformers is None else ""
+        use = not lack if transformers is None else transformers
         started = time.monotonic()
         found = proof.prove(folder, source, config, dtype, prompts, use)
+        if lack:
+            found["not_compared"] = {"transformers": lack}
         found["tokenizer"] = compare_tokenizer(folder, run_dir, encode) if transformers is not False else None
         seconds["proof"] = time.monotonic() - started
         found |= {"checkpoint": _described(run_dir, meta), "seconds": {k: round(v, 2) for k, v in seconds.items()}}
@@ -205,6 +208,7 @@ def summary(found: dict[str, Any]) -> list[str]:
         largest = ", ".join(f"{language} {value:.2e}" for language, value in entry["largest"].items())
         verdict = "passed" if entry["passed"] else "FAILED"
         lines.append(f"logits, {entry['ours']} against {entry['theirs']}: largest difference {largest}; {verdict}")
+    lines += [f"logits, not compared through {name}: {lack}" for name, lack in found.get("not_compared", {}).items()]
     if found.get("tokenizer"):
         lines.append(tokenizer_check.summary(found["tokenizer"]))
     return lines

@@ -5,6 +5,7 @@ mistake there shows as a difference. Float32 throughout. For checks on a few tho
 The numpy one holds one layer at a time.
 """
 
+import importlib
 import importlib.util
 import json
 import math
@@ -111,15 +112,24 @@ def _rotations(config: dict[str, Any], head_dim: int, length: int) -> tuple[np.n
     return np.concatenate([cos, cos], -1), np.concatenate([-sin, sin], -1)
 
 
-def has_transformers() -> bool:
-    """Whether transformers and PyTorch are installed; neither is imported."""
-    return all(importlib.util.find_spec(name) is not None for name in ("torch", "transformers"))
+def transformers_lack(parameters: int) -> str:
+    """Why a model of so many parameters cannot be run through transformers here; "" where it can.
 
-
-def transformers_fit(parameters: int) -> bool:
-    """Whether transformers is installed and the float32 model takes at most half of the memory that is free."""
+    It must take at most half of the memory that is free, in float32. PyTorch is tried, since half an installation of it
+    is found like a whole one.
+    """
+    for module, name in (("transformers", "transformers"), ("torch", "PyTorch")):
+        if importlib.util.find_spec(module) is None:
+            return f"{name} is not installed"
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return has_transformers() and 2 * 4 * parameters < free
+    if 2 * 4 * parameters >= free:
+        return f"the model needs {8 * parameters / 1e9:.1f} GB of free memory, there are {free / 1e9:.1f} GB"
+    try:
+        torch, transformers = importlib.import_module("torch"), importlib.import_module("transformers")
+        whole = hasattr(torch, "no_grad") and transformers.utils.is_torch_available()
+    except (ImportError, OSError, AttributeError) as error:
+        return f"PyTorch or transformers does not load ({error})"
+    return "" if whole else "transformers finds no PyTorch that it can use"
 
 
 def transformers_logits(folder: Path) -> tuple[str, Callable[[Sequence[np.ndarray]], list[np.ndarray]]]:

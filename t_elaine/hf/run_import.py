@@ -121,7 +121,7 @@ def save_side_files(
         folders.copy_into(Path(temporary), paths.join(run_dir, "vocabulary"), last="vocabulary.json")
     side_files.keep_parent(folder, run_dir)
     rows = probe.probe_rows(vocabulary.encode, vocabulary.bos)
-    found = probe.make_probe(folder, rows, reference.transformers_fit(mapping.parameters(config)))
+    found = probe.make_probe(folder, rows, not reference.transformers_lack(mapping.parameters(config)))
     paths.write_text(paths.join(run_dir, "probe.json"), json.dumps(found) + "\n")
     say(f"loss of the probe: {found['loss']:.4f} nats a token ({found['reference']})")
     return float(found["loss"])

@@ -29,7 +29,7 @@ SCRIPT = """
 import sys
 from t_elaine import {command}
 from t_elaine.hf import reference
-reference.transformers_fit = lambda parameters: False
+reference.transformers_lack = lambda parameters: "not tried"
 print("begun", flush=True)
 code = {command}.main(sys.argv[1:])
 print("done", flush=True)
@@ -42,7 +42,7 @@ Picture = dict[str, object]
 @pytest.fixture(autouse=True)
 def without_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Loading it takes seconds."""
-    monkeypatch.setattr(reference, "transformers_fit", lambda parameters: False)
+    monkeypatch.setattr(reference, "transformers_lack", lambda parameters: "not tried")
 
 
 @pytest.fixture(scope="module")

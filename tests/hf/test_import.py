@@ -72,7 +72,7 @@ def test_two_references_agree(model: Path, tmp_path: Path, monkeypatch: pytest.M
     """Where PyTorch is there the loss is that of transformers, and numpy's beside it is the same."""
     pytest.importorskip("torch", reason="PyTorch is not installed")
     pytest.importorskip("transformers", reason="transformers is not installed")
-    monkeypatch.setattr(reference, "transformers_fit", lambda parameters: True)
+    monkeypatch.setattr(reference, "transformers_lack", lambda parameters: "")
     assert import_hf.main([f"--hf={model}", f"--to={tmp_path / 'run'}"]) == 0
     found = json.loads((tmp_path / "run" / "probe.json").read_text())
     assert found["reference"].startswith("transformers") and len(found["losses"]) == 2
