@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from t_elaine import huge_pages, interrupts, machine
+from t_elaine import huge_pages, interrupts, machine, paths
 from t_elaine.errors import NO_ROOM, UserError
 
 MISPLACED = (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP)
@@ -213,11 +213,12 @@ def _suggest(name: str, flags: Sequence[str], command: str) -> str:
 
 
 def import_module(name: str) -> None:
-    """Import a user's module of tasks.
+    """Import a module of tasks: a user's own, or a shipped one of `data_tasks`.
 
     Raises:
         UserError: the module itself is not there (a fault inside it is shown as it is).
     """
+    paths.make_importable("data_tasks")
     try:
         importlib.import_module(name)
     except ModuleNotFoundError as error:

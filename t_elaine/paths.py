@@ -6,6 +6,7 @@ Nothing here imports TensorFlow.
 
 import os
 import re
+import sys
 from pathlib import Path
 from typing import IO, Any
 
@@ -136,3 +137,10 @@ def shipped(name: str) -> Path:
     package = Path(__file__).resolve().parent
     inside = package / "_shipped" / name
     return inside if inside.is_dir() else package.parent / name
+
+
+def make_importable(name: str) -> None:
+    """Let Python find a shipped folder as a package, behind everything else: a folder of the user's comes first."""
+    folder = str(shipped(name).parent)
+    if folder not in sys.path:
+        sys.path.append(folder)

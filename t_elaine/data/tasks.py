@@ -6,7 +6,6 @@ them. `add_task` and `add_mixture` note tasks here; `register_in_seqio` puts the
 
 import functools
 import importlib
-import importlib.util
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -20,7 +19,7 @@ from t_elaine.data.sources import Source, find_files
 from t_elaine.data.texts import Preprocessor, Task, Text, checked, texts
 from t_elaine.data.vocabulary import Vocabulary
 from t_elaine.errors import UserError
-from t_elaine.paths import shipped
+from t_elaine.paths import make_importable
 
 if TYPE_CHECKING:
     import seqio
@@ -94,8 +93,7 @@ def find(name: str) -> tuple[list[Task], dict[str, float] | None]:
 
 def load_modules(modules: Sequence[str]) -> None:
     """Import modules of tasks; the shipped `data_tasks` is found in a checkout and in an installed wheel."""
-    if importlib.util.find_spec("data_tasks") is None:
-        sys.path.append(str(shipped("data_tasks").parent))
+    make_importable("data_tasks")
     for name in modules:
         try:
             importlib.import_module(name)

@@ -39,3 +39,14 @@ def test_a_sweep_reads_them_too(folder: Path) -> None:
     done = call(folder, "t_elaine.sweep", *RECIPE, "--sweep=grid.gin", "--gin.RUN_DIR='rates'")
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
     assert "1 of 1 runs failed" in done.stderr and "where: stores/" in done.stderr
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_shipped_tasks_are_found_from_anywhere(folder: Path, beside: bool) -> None:
+    """Far enough to see that the module defined its tasks: the one that is asked for does not exist."""
+    if not beside:
+        (folder / "data_tasks").rmdir()
+    flags = ("--tasks=nothing_like_it", "--vocabulary={samples}", "--stores=stores")
+    done = call(folder, "t_elaine.prepare", "--module=data_tasks.public_corpora", *flags)
+    assert done.returncode == 2 and "error: no task or mixture 'nothing_like_it'" in done.stderr, done.stderr
+    assert "pubmed" in done.stderr
