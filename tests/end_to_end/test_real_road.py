@@ -65,17 +65,17 @@ def make_model(folder: Path) -> Path:
     import torch
     import transformers
 
-    marks = ["<|begin|>", "<|end|>"]
+    marks = ["<|endoftext|>", "<|begin|>", "<|end|>"]
     tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
     tokenizer.decoder = tokenizers.decoders.ByteLevel()  # type: ignore[assignment]
     alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
     trainer = tokenizers.trainers.BpeTrainer(vocab_size=512, special_tokens=marks, initial_alphabet=alphabet)
     tokenizer.train_from_iterator([row["text"] for name in ("en", "ja", "zh") for row in samples(name)], trainer)
-    whole = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=marks[0], eos_token=marks[1])
+    whole = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=marks[1], eos_token=marks[2])
     whole.save_pretrained(folder)
     torch.manual_seed(0)
-    config = transformers.LlamaConfig(**MODEL, bos_token_id=0, eos_token_id=1, initializer_range=0.2)
+    config = transformers.LlamaConfig(**MODEL, bos_token_id=1, eos_token_id=2, initializer_range=0.2)
     transformers.LlamaForCausalLM(config).save_pretrained(folder)
     return folder
 
@@ -116,6 +116,8 @@ def test_the_road_in_miniature(travelled: tuple[real_road.Road, dict[str, Any]])
         for level in ("language", "general"):
             assert rows[level, language]["child"]["value"] < rows[level, language]["parent"]["value"] - 0.2
     assert len(facts["proof"]) == 3 and all(line.endswith("passed") for line in facts["proof"])
+    proof = json.loads(next(road.out.rglob("proof.json")).read_text(encoding="utf-8"))
+    assert proof["tokenizer"]["begins"] == proof["tokenizer"]["trained"] == [] and proof["tokenizer"]["passed"]
     assert len(facts["reload"]) == 4
     for row in facts["reload"]:
         assert math.isclose(row["ours"], row["transformers"], rel_tol=1e-4)
