@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 Record = tuple[int, dict[str, Any]]
 SHOWN = 200  # characters of a bad record that are kept
+# What Python's codecs say of a file that ends inside a character.
+_ENDS_INSIDE = ("unexpected end of data", "incomplete multibyte sequence", "truncated data")
 _SUFFIXES = {
     ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".parquet": "parquet", ".arrow": "arrow",
     ".feather": "arrow", ".csv": "csv", ".tsv": "csv", ".txt": "text", ".md": "text", ".text": "text",
@@ -93,6 +95,9 @@ def read(source: "Source", piece: Piece) -> Iterator[Record | Rejected]:
                     f"unknown format {kind!r}", source.name, "use jsonl, json, csv, text, parquet, arrow or tfds"
                 )
     except UnicodeDecodeError as error:
+        if error.reason in _ENDS_INSIDE:  # all that stands before it is whole, so the encoding is the stated one
+            what = f"{path.name} ends in the middle of a character"
+            raise UserError(what, str(path), "the file is cut short: copy it again") from error
         raise wrong_encoding(source, path, f"{error.reason} at byte {error.start}") from error
     except (EOFError, zlib.error, gzip.BadGzipFile, pa.ArrowException, OSError) as error:
         if isinstance(error, FileNotFoundError | PermissionError):
@@ -133,7 +138,7 @@ def _read_jsonl(source: "Source", piece: Piece) -> Iterator[Record | Rejected]:
         try:
             text = row.decode(encoding)
         except UnicodeDecodeError as error:
-            if error.reason == "unexpected end of data" and not row.endswith(b"\n"):
+            if error.reason in _ENDS_INSIDE and not row.endswith(b"\n"):
                 raise _cut_short(path) from error
             shown = row.decode(encoding, "replace")[:SHOWN]
             yield Rejected(line=line, reason=f"invalid {source.encoding}: {error.reason}", shown=shown)

@@ -162,6 +162,24 @@ def test_a_bom_and_line_separators_are_no_trouble(tmp_path: Path) -> None:
     assert [t.text for t in read(source(path))[0]] == TEXTS
 
 
+CUT = {
+    "a.txt": ("utf-8", "経過は良好である。"),
+    "a.json": ("utf-8", '[{"text": "発熱'),
+    "a.csv": ("utf-8", "id,text\n1,発熱"),
+    "b.txt": ("gb18030", "发热和咳嗽"),
+    "c.txt": ("utf-16", "fever"),
+}
+
+
+@pytest.mark.parametrize("name", CUT)
+def test_a_file_cut_inside_a_character_is_cut_short_and_not_of_another_encoding(tmp_path: Path, name: str) -> None:
+    encoding, text = CUT[name]
+    path = write(tmp_path / name, text.encode(encoding)[:-1])
+    with pytest.raises(UserError, match="ends in the middle of a character") as caught:
+        read(source(path, encoding=encoding))
+    assert "cut short" in caught.value.mend and "encoding" not in caught.value.mend
+
+
 @pytest.mark.parametrize("encoding", ["gb18030", "utf-16", "utf-8-sig"])
 @pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.txt"])
 def test_named_encodings_are_read(tmp_path: Path, encoding: str, name: str) -> None:
