@@ -1,6 +1,8 @@
 """What all commands share: flags, gin, the lint, exit codes. Each command's own file says which flags it has.
 
-Exit codes: 0 done, 2 a `UserError` (three lines, no traceback), 1 a bug (traceback), 130 Ctrl-C, 143 SIGTERM.
+Exit codes: 0 done, 2 a `UserError` (three lines, no traceback), 1 a bug (traceback), 130 Ctrl-C, 143 SIGTERM,
+141 where nobody reads the output any more (`| head`). `train` at SIGTERM saves and exits 0 by design: whether a run is
+finished stands in its status.json.
 """
 
 import ast
@@ -9,7 +11,9 @@ import errno
 import importlib
 import importlib.util
 import inspect
+import io
 import os
+import select
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -65,6 +69,35 @@ def guarded(work: Callable[[], int], command: str = "") -> int:
         work: returns the exit code.
         command: says what is kept where Ctrl-C or SIGTERM ends it.
     """
+    try:
+        code = _told(work, command)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        if not _nobody_reads():
+            raise
+        return 141
+
+
+def _nobody_reads() -> bool:
+    """True if our own output leads nowhere (another pipe's end is a bug); what is left to print is then dropped."""
+    found = False
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            poll = select.poll()
+            poll.register(stream, select.POLLOUT)
+            if not any(state & (select.POLLERR | select.POLLHUP) for _, state in poll.poll(0)):
+                continue
+        except io.UnsupportedOperation:  # a stand-in without a file
+            continue
+        found = True
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+    return found
+
+
+def _told(work: Callable[[], int], command: str) -> int:
     try:
         with interrupts.heard():
             return work()

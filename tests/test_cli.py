@@ -1,5 +1,6 @@
 """What all commands share: flags, gin files, modules, and how a mistake, a full disk and a bug end."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -253,3 +254,29 @@ def test_stores_in_an_impossible_place_are_a_message(capsys: pytest.CaptureFixtu
 
     assert cli.guarded(work) == 2
     assert "no folder can be made there\nwhere: /proc/no_such_place/stores" in message(capsys)
+
+
+@pytest.mark.parametrize("arguments", [["train", "--help"], ["doctor"], ["no_such_command"], []])
+@pytest.mark.parametrize("both", [True, False])
+@pytest.mark.parametrize("buffered", [True, False])
+def test_output_that_nobody_reads_ends_quietly(arguments: list[str], both: bool, buffered: bool) -> None:
+    """A pipe whose reading end is closed before a word is written; then the errors' too."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "t_elaine", *arguments],
+        stdout=writing, stderr=writing if both else subprocess.PIPE, text=True,
+        env={**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONUNBUFFERED": "" if buffered else "1"},
+    )  # fmt: skip
+    os.close(writing)
+    told = arguments == ["no_such_command"] and not both  # its words go to the open one
+    assert done.returncode == (2 if told else 141)
+    assert both or told or done.stderr == ""
+
+
+def test_another_broken_pipe_is_a_bug() -> None:
+    def work() -> int:
+        raise BrokenPipeError(32, "Broken pipe")
+
+    with pytest.raises(BrokenPipeError):
+        cli.guarded(work)
