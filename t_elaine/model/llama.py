@@ -17,7 +17,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from t_elaine.model import attention, rope
 from t_elaine.model.config import SAVEABLE, ComputeConfig, LlamaConfig
-from t_elaine.model.ops import gated, linear, rms_norm, unstack
+from t_elaine.model.ops import gated, linear, look_up, rms_norm, unstack
 from t_elaine.model.placement import constrain
 
 Params = dict[str, Any]
@@ -40,17 +40,17 @@ def _table(config: LlamaConfig) -> Iterator[Parameter]:
         return Parameter(("layers", *path.split("/")), (config.layers, *shape), ("layers", *axes.split()), role)
 
     yield Parameter(("embed", "table"), (V, D), ("vocab", "embed"), "embedding")
-    yield layer("attention_norm/scale", (D,), "embed", "norm")
+    yield layer("attention_norm/scale", (D,), "norm", "norm")
     for name, heads, axis in (("q", H, "q_heads"), ("k", K, "kv_heads"), ("v", K, "kv_heads")):
         yield layer(f"attention/{name}", (D, heads, h), f"embed {axis} head_dim", "matrix")
         if config.qkv_bias:
             yield layer(f"attention/{name}_bias", (heads, h), f"{axis} head_dim", "bias")
     yield layer("attention/o", (H, h, D), "q_heads head_dim embed", "matrix")
-    yield layer("mlp_norm/scale", (D,), "embed", "norm")
+    yield layer("mlp_norm/scale", (D,), "norm", "norm")
     yield layer("mlp/gate", (D, F), "embed mlp", "matrix")
     yield layer("mlp/up", (D, F), "embed mlp", "matrix")
     yield layer("mlp/down", (F, D), "mlp embed", "matrix")
-    yield Parameter(("final_norm", "scale"), (D,), ("embed",), "norm")
+    yield Parameter(("final_norm", "scale"), (D,), ("norm",), "norm")
     if not config.tied_embeddings:
         yield Parameter(("head", "table"), (D, V), ("embed", "vocab"), "embedding")
 
@@ -99,7 +99,10 @@ def _attention(
     w: Params, x: jax.Array, cos: jax.Array, sin: jax.Array, segments: jax.Array, compute: ComputeConfig
 ) -> jax.Array:
     def project(name: str, axis: str) -> jax.Array:
-        y = linear(x, constrain(w[name], None, axis, "head_dim"))
+        # Two dimensions: the TPU compiler gathers [D,H,h] by summing whole tensors of zeros.
+        heads, size = w[name].shape[1:]
+        y = linear(x, constrain(w[name].reshape(-1, heads * size), None, axis))
+        y = y.reshape(*y.shape[:2], heads, size)
         if f"{name}_bias" in w:
             y = y + w[f"{name}_bias"][None, None]
         return constrain(y, "batch", "sequence", axis, "head_dim")
@@ -108,7 +111,8 @@ def _attention(
     k = checkpoint_name(rope.rotate(project("k", "kv_heads"), cos, sin), "k")
     v = checkpoint_name(project("v", "kv_heads"), "v")
     out = attention.attend(q, k, v, segments, compute)
-    return linear(out, constrain(w["o"], "q_heads", "head_dim", None), 2)
+    o = constrain(w["o"].reshape(-1, x.shape[-1]), "q_heads", None)
+    return linear(out.reshape(*out.shape[:2], -1), o)
 
 
 def _mlp(w: Params, x: jax.Array) -> jax.Array:
@@ -172,7 +176,7 @@ def hidden(
 
 def embed(params: Params, compute: ComputeConfig, tokens_BT: jax.Array) -> jax.Array:
     """Look the tokens up: [B,T,D] in the compute dtype."""
-    x = jnp.take(constrain(params["embed"]["table"], "vocab", None), tokens_BT, axis=0).astype(compute.dtype)
+    x = look_up(params["embed"]["table"], tokens_BT, compute.dtype)
     return constrain(x, "batch", "sequence", None)
 
 

@@ -10,22 +10,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from t_elaine.model.placement import constrain, pieces
+from t_elaine.model.apart import by_device, in_rows, summed
+from t_elaine.model.placement import constrain
 
 
 def _chunks(x: jax.Array, chunk: int) -> jax.Array:
-    """[B,T,...] → [N,P,S,C,...]: each device's tokens in N chunks of C, `chunk` positions of its rows; zeros behind.
-
-    P and S are the pieces in which devices hold batch and sequence. With them as dimensions every chunk is spread over
-    all devices, and what is summed over tokens stays apart by device until it is summed once.
-    """
-    P, S = pieces("batch"), pieces("sequence")
-    B, T = x.shape[:2]
-    rest = x.shape[2:]
-    x = x.reshape(P, B // P, S, T // S, *rest).swapaxes(1, 2).reshape(P, S, -1, *rest)
-    C = min(chunk * (B // P), x.shape[2])
-    N = -(-x.shape[2] // C)
-    x = jnp.pad(x, [(0, 0), (0, 0), (0, N * C - x.shape[2])] + [(0, 0)] * len(rest))
+    """[B,T,...] → [N,P,S,C,...]: each device's tokens in N chunks of C, `chunk` positions of its rows; zeros behind."""
+    B, rest = x.shape[0], x.shape[2:]
+    x = by_device(x)
+    P, S, n = x.shape[:3]
+    C = min(chunk * (B // P), n)
+    N = -(-n // C)
+    x = jnp.pad(x, [(0, 0), (0, 0), (0, N * C - n)] + [(0, 0)] * len(rest))
     x = jnp.moveaxis(x.reshape(P, S, N, C, *rest), 2, 0)
     return constrain(x, None, "batch", "sequence", None, *[None] * len(rest))
 
@@ -33,9 +29,7 @@ def _chunks(x: jax.Array, chunk: int) -> jax.Array:
 def _rows(x: jax.Array, B: int, T: int) -> jax.Array:
     """[N,P,S,C,...] → [B,T,...], the inverse of `_chunks`."""
     _, P, S = x.shape[:3]
-    rest = x.shape[4:]
-    x = jnp.moveaxis(x, 0, 2).reshape(P, S, -1, *rest)[:, :, : B * T // (P * S)]
-    return x.reshape(P, S, B // P, T // S, *rest).swapaxes(1, 2).reshape(B, T, *rest)
+    return in_rows(jnp.moveaxis(x, 0, 2).reshape(P, S, -1, *x.shape[4:])[:, :, : B * T // (P * S)], B, T)
 
 
 def _logits(x_PSCD: jax.Array, w_DV: jax.Array) -> jax.Array:
@@ -48,14 +42,6 @@ def _nll(logits_PSCV: jax.Array, targets_PSC: jax.Array) -> tuple[jax.Array, jax
     normaliser = jax.nn.logsumexp(logits_PSCV, axis=-1)
     picked = jnp.take_along_axis(logits_PSCV, targets_PSC[..., None], axis=-1)[..., 0]
     return normaliser - picked, normaliser
-
-
-def _summed(dw_PSDV: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    """The devices' sums as one [D,V]; between devices they travel in the compute dtype, as all gradients do."""
-    if dw_PSDV.shape[:2] == (1, 1):
-        return dw_PSDV[0, 0]
-    total = jax.lax.reduce(dw_PSDV.astype(dtype), jnp.zeros((), dtype), jax.lax.add, (0, 1))
-    return constrain(total, "embed", "vocab")
 
 
 def _chunks_a_group(x_NPSCD: jax.Array) -> int:
@@ -144,7 +130,10 @@ def weighted_nll(
         parts = (_chunks(x, chunk), _chunks(targets_BT, chunk), _chunks(weights_BT, chunk))
         dw, (nll, dx) = _in_groups(group, parts, _chunks_a_group(parts[0]))
         nll = _rows(nll, B, T)
-        return (jnp.sum(nll * weights_BT), nll), (_rows(dx, B, T), _summed(dw, x.dtype).astype(w.dtype))
+        return (jnp.sum(nll * weights_BT), nll), (
+            _rows(dx, B, T),
+            summed(dw, x.dtype, "embed", "vocab").astype(w.dtype),
+        )
 
     def run_backward(
         residuals: tuple[jax.Array, jax.Array], cotangents: tuple[jax.Array, jax.Array]

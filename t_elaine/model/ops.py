@@ -4,43 +4,66 @@ By hand, because the automatic gradients save more than is needed and order thei
 large operand. Results are the textbook ones; the tests compare them with automatic differentiation.
 """
 
-import math
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from t_elaine.model.apart import by_device, summed
+from t_elaine.model.placement import constrain
 
-def _contract(a: jax.Array, b: jax.Array, a_axes: range, b_axes: range) -> jax.Array:
-    return jax.lax.dot_general(a, b, ((tuple(a_axes), tuple(b_axes)), ((), ())))
+
+def _contract(a: jax.Array, b: jax.Array, a_axes: tuple[int, ...], b_axes: tuple[int, ...]) -> jax.Array:
+    return jax.lax.dot_general(a, b, ((a_axes, b_axes), ((), ())))
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def linear(x: jax.Array, w: jax.Array, axes: int = 1) -> jax.Array:
-    """Contract the last `axes` dimensions of x [B,T,...] with the first of w; the dtype is theirs.
+@jax.custom_vjp
+def linear(x_BTD: jax.Array, w_DF: jax.Array) -> jax.Array:
+    """[B,T,F]; the dtype is theirs.
 
     The weight's gradient is computed with its narrower operand first: a CPU transposes the first one in memory.
     """
-    return _contract(x, w, range(x.ndim - axes, x.ndim), range(axes))
+    return _contract(x_BTD, w_DF, (2,), (0,))
 
 
-def _linear_forward(x: jax.Array, w: jax.Array, axes: int) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return linear(x, w, axes), (x, w)
+def _linear_forward(x_BTD: jax.Array, w_DF: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return linear(x_BTD, w_DF), (x_BTD, w_DF)
 
 
-def _linear_backward(axes: int, residuals: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array, jax.Array]:
-    x, w = residuals
-    rows = x.ndim - axes
-    dx = _contract(dy, w, range(rows, dy.ndim), range(axes, w.ndim))
-    if math.prod(x.shape[rows:]) <= math.prod(dy.shape[rows:]):
-        return dx, _contract(x, dy, range(rows), range(rows))
-    dw = _contract(dy, x, range(rows), range(rows))
-    outputs = dy.ndim - rows
-    return dx, jnp.transpose(dw, (*range(outputs, dw.ndim), *range(outputs)))
+def _linear_backward(residuals: tuple[jax.Array, jax.Array], dy_BTF: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x_BTD, w_DF = residuals
+    dx = _contract(dy_BTF, w_DF, (2,), (1,))
+    if x_BTD.shape[2] <= dy_BTF.shape[2]:
+        return dx, _contract(x_BTD, dy_BTF, (0, 1), (0, 1))
+    return dx, _contract(dy_BTF, x_BTD, (0, 1), (0, 1)).T
 
 
 linear.defvjp(_linear_forward, _linear_backward)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def look_up(table_VD: jax.Array, tokens_BT: jax.Array, dtype: str) -> jax.Array:
+    """Rows of the table: [B,T,D] in `dtype`. The gradient adds up in float32 on each device."""
+    return jnp.take(constrain(table_VD.astype(dtype), "vocab", None), tokens_BT, axis=0)
+
+
+def _look_up_forward(
+    table_VD: jax.Array, tokens_BT: jax.Array, dtype: str
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return look_up(table_VD, tokens_BT, dtype), (jnp.zeros((0, *table_VD.shape), table_VD.dtype), tokens_BT)
+
+
+def _look_up_backward(dtype: str, residuals: tuple[jax.Array, jax.Array], dx_BTD: jax.Array) -> tuple[jax.Array, None]:
+    like, tokens_BT = residuals  # an empty array, for the table's shape
+    zero = jnp.zeros(like.shape[1:], jnp.float32)
+    add = jax.vmap(jax.vmap(lambda tokens, dx: zero.at[tokens].add(dx)))
+    d_PSVD = add(by_device(tokens_BT), by_device(dx_BTD.astype(jnp.float32)))
+    d_PSVD = constrain(d_PSVD, "batch", "sequence", "vocab", None)
+    return summed(d_PSVD, jnp.dtype(dtype), "vocab", "embed").astype(like.dtype), None
+
+
+look_up.defvjp(_look_up_forward, _look_up_backward)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))

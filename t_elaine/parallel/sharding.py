@@ -24,6 +24,7 @@ RULES: Rules = MappingProxyType(
         "batch": ("replica", "fsdp"),
         "sequence": ("context",),
         "embed": ("fsdp",),
+        "norm": (),  # a few kB a layer: gathering them would cost more than keeping them
         "mlp": ("tensor",),
         "vocab": ("tensor",),
         "q_heads": ("tensor",),

@@ -19,15 +19,14 @@ def plain_norm(x: jax.Array, scale: jax.Array) -> jax.Array:
     return x / jnp.sqrt(jnp.mean(x * x, axis=-1, keepdims=True) + 1e-5) * scale[None, None]
 
 
+TOKENS = jnp.asarray([[3, 0, 3, 6, 3], [1, 1, 5, 0, 3]], jnp.int32)
 CASES: dict[str, tuple[Callable[..., Any], Callable[..., Any], tuple[jax.Array, ...]]] = {
     "wider": (ops.linear, lambda x, w: jnp.einsum("btd,df->btf", x, w), (draw(2, 5, 4), draw(4, 9))),
     "narrower": (ops.linear, lambda x, w: jnp.einsum("btf,fd->btd", x, w), (draw(2, 5, 9), draw(9, 4))),
-    "to heads": (ops.linear, lambda x, w: jnp.einsum("btd,dhk->bthk", x, w), (draw(2, 5, 4), draw(4, 3, 2))),
-    "few heads": (ops.linear, lambda x, w: jnp.einsum("btd,dhk->bthk", x, w), (draw(2, 5, 8), draw(8, 3, 2))),
-    "from heads": (
-        lambda x, w: ops.linear(x, w, 2),
-        lambda x, w: jnp.einsum("bthk,hkd->btd", x, w),
-        (draw(2, 5, 3, 2), draw(3, 2, 4)),
+    "looked up": (
+        lambda table: ops.look_up(table, TOKENS, "float32"),
+        lambda table: table[TOKENS],
+        (draw(7, 4),),
     ),
     "norm": (lambda x, s: ops.rms_norm(x, s, 1e-5), plain_norm, (draw(2, 5, 8), draw(8, seed=1))),
     "gated": (ops.gated, lambda g, u: g / (1 + jnp.exp(-g)) * u, (draw(2, 5, 8), draw(2, 5, 8, seed=1))),
