@@ -180,7 +180,10 @@ def watched(run: Run, begun: Begun, settings: Checkpointing) -> int:
         raise
     states = {"finished": "finished", "preempted": "preempted", "chip hours": "stopped"}
     run_folder.write_status(run.folder, states[reason], reason, done)
-    say(f"{reason} at step {done} of {run.loop.steps}; the run lies in {run.folder}")
+    if done > run.loop.steps:
+        say(f"it has {done} steps already, more than the {run.loop.steps} asked for: nothing was trained")
+    else:
+        say(f"{reason} at step {done} of {run.loop.steps}; the run lies in {run.folder}")
     return 0
 
 

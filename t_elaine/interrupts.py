@@ -18,9 +18,9 @@ KEPT = {
     "prepare": "finished shards are kept; the same command goes on",
     "import_hf": "files fetched so far are kept, nothing else was left; give the same command again",
     "export": "nothing was left behind, an older export is as it was; give the same command again",
-    "evaluate": "a result that was not finished is not kept; give the same command again",
+    "evaluate": "scores of finished models are kept; the same command goes on",
     "sweep": "finished runs are kept, the others were told to save; the same command goes on",
-    "train": "its checkpoints are kept; the same command goes on",
+    "train": "checkpoints written by then are kept; the same command goes on from the last, or begins anew without one",
 }
 
 

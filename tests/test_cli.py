@@ -244,6 +244,13 @@ def test_a_keyboard_interrupt_in_a_finaliser_is_not_lost() -> None:
     assert done.returncode == 130 and done.stderr == "stopped by the keyboard; what was saved is kept\n"
 
 
+def test_an_interrupt_before_the_first_checkpoint_promises_none() -> None:
+    work = "def work(): raise KeyboardInterrupt"
+    program = f"import sys\nfrom t_elaine import cli\n{work}\nsys.exit(cli.guarded(work, 'train'))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=15)
+    assert done.returncode == 130 and "from the last, or begins anew without one" in done.stderr
+
+
 def test_stores_in_an_impossible_place_are_a_message(capsys: pytest.CaptureFixture[str]) -> None:
     if not Path("/proc").is_dir():
         pytest.skip("this system has no /proc")

@@ -58,7 +58,7 @@ def check(command: str, statements: Sequence[Statement], flags: Mapping[str, str
         first, rest = found[0], found[1:]
         more = "".join(f"\n\nerror: {f.what}\nwhere: {f.where}\nmend: {f.mend}" for f in rest)
         raise UserError(first.what, first.where, first.mend + more)
-    return overrides.tell(statements)
+    return overrides.tell(statements, command)
 
 
 def faults(statements: Sequence[Statement]) -> list[Fault]:

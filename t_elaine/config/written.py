@@ -4,6 +4,9 @@ import difflib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+# Share of letters that two names have in common (difflib's ratio) from which one may be meant for the other.
+NEAR = 0.6
+
 
 def parts(value: Any) -> Iterator[Any]:
     """The references, macros and plain values inside a value."""
@@ -21,7 +24,7 @@ def parts(value: Any) -> Iterator[Any]:
 def nearest(name: str, known: Iterable[str]) -> str:
     """The name that was probably meant, "" if none is like it."""
     names = sorted(known)
-    found = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    found = difflib.get_close_matches(name, names, n=1, cutoff=NEAR)
     return next(iter([*found, *(other for other in names if other.lower() == name.lower())]), "")
 
 

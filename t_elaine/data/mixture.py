@@ -122,10 +122,10 @@ def accumulation(mixture: Mixture, rows_per_device: int, devices: int) -> int:
         near = [n * unit for n in (mixture.batch_tokens // unit, mixture.batch_tokens // unit + 1) if n]
         mend = f"batch_tokens = {' or '.join(map(str, near))}"
         if fits:
-            mend = f"rows per device = {', '.join(map(str, fits))}; or {mend}"
+            mend = f"train.rows_per_device = {', '.join(map(str, fits))}; or {mend}"
         what = (
             f"batch_tokens {mixture.batch_tokens} / sequence_length {mixture.sequence_length} = {rows} rows, which do "
             f"not divide into microbatches of {rows_per_device} rows × {devices} devices"
         )
-        raise UserError(what, "Mixture.batch_tokens and the hardware file's rows per device", mend)
+        raise UserError(what, "Mixture.batch_tokens and train.rows_per_device", mend)
     return rows // (rows_per_device * devices)

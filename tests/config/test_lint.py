@@ -1,5 +1,7 @@
 """The lint beside gin itself: what it accepts, what it lists, what gin would pass over."""
 
+import dataclasses
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -38,6 +40,22 @@ def test_many_overrides_take_few_lines(house: Path) -> None:
     assert len(lines) < 8 and max(map(len, lines)) <= overrides.WIDTH
 
 
+def test_very_many_overrides_are_counted_and_the_flags_told_first(house: Path) -> None:
+    words = ["alpha" * 6, "beta" * 7]
+    for name, word in zip(("one.gin", "two.gin"), words, strict=True):
+        write("".join(f"s{i}/train.run_dir = '{word}'\n" for i in range(30)), name)
+    flags = [f"s{i}/train.run_dir = 'by flag'" for i in range(2)]
+    statements = gin_files.statements(["one.gin", "two.gin"], flags)
+    first = [dataclasses.replace(s, source="zero.gin", rank=-1, value="0") for s in statements[:30]]
+    lines = overrides.tell([*first, *statements], "train")
+    assert len(lines) == overrides.MOST and max(map(len, lines)) <= overrides.WIDTH
+    assert lines[0].startswith("one.gin: 30 overridden") and lines[-1].startswith("config.gin in the run folder")
+    told = " ".join(line.strip() for line in lines)
+    assert "two.gin: 30 overridden" in told and re.search(r"; and \d+ more", told)
+    assert told.count("by flag") == 2 and "flags: 2 overridden: s0/train.run_dir" in told
+    assert "config.gin" not in "".join(overrides.tell([*first, *statements], "export"))
+
+
 @pytest.mark.parametrize(
     "flag",
     [
@@ -71,6 +89,8 @@ def test_a_changed_value_of_the_right_type_passes(house: Path, flag: str) -> Non
         ("STEPS = 'ten'", "train.steps = %STEPS is of the wrong type | base.gin:12 (%STEPS = 'ten' at --gin.STEPS)"),
         ("train.hook = @Rate()", "wrong type"),
         ("t_elaine.Rate.peak = 1.0", "did you mean Rate?"),
+        ("Fate.peak = 1.0", "did you mean Rate?"),
+        ("Rap.peak = 1.0", "known: "),  # nothing is near it
         ("Idle.size = 3", "nothing refers to @Idle()"),
         ("eval/train.steps = 3", "nothing enters the scope 'eval' | --gin.eval/train.steps | take the scope out"),
         ("reader.warmup_steps = 3", "nothing is called 'reader'"),

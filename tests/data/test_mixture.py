@@ -211,6 +211,10 @@ def test_batch_and_accumulation_divide_or_say_what_would():
     assert "100 tokens" in caught.value.what and "rows of 8" in caught.value.what
     with pytest.raises(UserError) as caught:
         accumulation(with_(batch_tokens=8 * 24), rows_per_device=5, devices=4)
+    with pytest.raises(UserError) as caught:
+        accumulation(with_(batch_tokens=8 * 24), rows_per_device=5, devices=4)
+    assert "train.rows_per_device" in caught.value.where
+    assert caught.value.mend.startswith("train.rows_per_device = 1, 2, 3, 6; or batch_tokens = ")
     assert "192" in caught.value.what and "5 rows × 4 devices" in caught.value.what
     assert "1, 2, 3, 6" in caught.value.mend and "160 or 320" in caught.value.mend
     for rows in (1, 2, 3, 6):

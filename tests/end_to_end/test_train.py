@@ -67,6 +67,9 @@ def test_a_finished_run_started_again_does_nothing(whole: Path, stores: list[Pat
     before = (whole / "metrics.jsonl").read_bytes()
     assert tiny_runs.train_here(whole, stores) == 0
     assert "finished at step 12 of 12" in capsys.readouterr().out
+    assert tiny_runs.train_here(whole, stores, steps=10) == 0
+    told = capsys.readouterr().out
+    assert "it has 12 steps already, more than the 10 asked for" in told and "of 10" not in told
     assert (whole / "metrics.jsonl").read_bytes() == before
 
 
