@@ -2,11 +2,13 @@
 
 import sys
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 from rich.console import Console
 
 from t_elaine import cli
-from t_elaine.evaluation import engines, runner, summary, table
+from t_elaine.evaluation import engines, kept, runner, summary, table
 from t_elaine.model.config import ComputeConfig
 from t_elaine.parallel.mesh import MeshConfig, make_mesh
 
@@ -37,6 +39,8 @@ def evaluate(
 ) -> int:
     """Judge a model on held-out text and exams, with intervals, beside its parent.
 
+    The scores of a model that is finished are kept: if the command is killed, the same one goes on with the next model.
+
     Args:
         checkpoint: the model: RUN_DIR, RUN_DIR/checkpoints/STEP, or a folder in Hugging Face format
         parent: a second model to compare with, item by item
@@ -59,20 +63,22 @@ def evaluate(
     length = sequence_length or min(LENGTH, *(model.config.max_position for model in models))
     compute = compute or COMPUTE
     material = runner.gather(stores, exams, split, limit, protocol)
-    settings = {"sequence_length": length, "dtype": compute.dtype, "resamples": resamples, "seed": seed}
-    identity = runner.identity(material, models, settings)
+    scored: dict[str, Any] = {"sequence_length": length, "dtype": compute.dtype}
+    identity = runner.identity(material, models, {**scored, "resamples": resamples, "seed": seed})
     path = runner.result_path(models[0], name, to)
     console = Console()
     result = runner.existing(path, identity, overwrite)
     if result is None:
-        runner.writable(path)
-        devices = make_mesh(mesh or MeshConfig())
-        judged = [
-            runner.judge(model, material, devices, compute, batch_rows=batch_rows, length=length, console=console)
-            for model in models
-        ]
-        result = summary.result(judged, material, identity)
-        runner.save(path, result)
+        with runner.writable(path):
+            devices = make_mesh(mesh or MeshConfig())
+            how: dict[str, Any] = {"batch_rows": batch_rows, "length": length, "console": console}
+            judged = []
+            for model in models:
+                judge = partial(runner.judge, model, material, devices, compute, **how)
+                judged.append(kept.kept_or_judged(path, model, material, scored, judge, console))
+            result = summary.result(judged, material, identity)
+            runner.save(path, result)
+            kept.clear(path)
     table.show(result, console)
     console.print(f"result: {path}", soft_wrap=True, highlight=False)
     return 0

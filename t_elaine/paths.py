@@ -98,6 +98,14 @@ def write_text(path: PathLike, text: str) -> None:
             os.unlink(temporary)
 
 
+def remove(path: PathLike) -> None:
+    """Remove a local or remote file."""
+    if is_remote(path):
+        filesystem(path).rm_file(os.fspath(path))
+    else:
+        os.unlink(path)
+
+
 def clear_half_written(folder: PathLike) -> None:
     """Remove what `write_text` of processes of this machine left in a local folder when they were killed."""
     for name in listing(folder):

@@ -1,13 +1,13 @@
 """Runs an evaluation: opens what is asked for, judges child and parent alike, keeps the result in one JSON file.
 
 Two runs with the same identity (models, data, prompts, limits) give the same file; another identity never overwrites
-it unasked. How numbers become a result is `summary.py`'s.
+it unasked. How numbers become a result is `summary.py`'s; what is kept of an evaluation that was killed, `kept.py`'s.
 """
 
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from t_elaine import paths
 from t_elaine.checkpoints import reading
@@ -25,12 +24,12 @@ from t_elaine.errors import UserError
 from t_elaine.evaluation import bits_per_byte, protocols, scoring, suites
 from t_elaine.evaluation.bits_per_byte import Document, Held
 from t_elaine.evaluation.engines import Engine, Model, make_engine, score
+from t_elaine.evaluation.progress import Done, progress
 from t_elaine.evaluation.protocols import LikelihoodProtocol, Request
 from t_elaine.evaluation.suites import Suite
 from t_elaine.model.config import ComputeConfig
 
 FORMAT = 1
-Done = Callable[[int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +108,7 @@ def judge(
     special = np.zeros(max(model.vocabulary.size, 1), bool)
     special[list(model.vocabulary.special_ids)] = True
     byte_lengths = model.vocabulary.byte_lengths()
-    with _progress(console, f"scoring {model.path}", total) as done:
+    with progress(console, f"scoring {model.path}", total) as done:
         held = [
             bits_per_byte.measure(engine, store.name, documents, special, byte_lengths, done)
             for store, documents in zip(material.stores, material.held, strict=True)
@@ -186,7 +185,7 @@ def identity(material: Material, models: Sequence[Model], settings: dict[str, An
     return {
         "format": FORMAT,
         "models": [model.identity for model in models],
-        "stores": {store.name: _digest(store.manifest) for store in material.stores},
+        "stores": {store.name: digest(store.manifest) for store in material.stores},
         "prompts_begin": [begins(material, model.vocabulary) for model in models],
         "split": material.split,
         "exams": {suite.name: suite.sha256 for suite in material.suites},
@@ -196,7 +195,8 @@ def identity(material: Material, models: Sequence[Model], settings: dict[str, An
     }
 
 
-def _digest(content: Any) -> str:
+def digest(content: Any) -> str:
+    """sha256 of plain data."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
@@ -235,14 +235,18 @@ def existing(path: str, wanted: dict[str, Any], overwrite: bool) -> dict[str, An
     raise UserError(f"a result of another evaluation stands there; different: {', '.join(keys)}", path, mend)
 
 
-def writable(path: str) -> None:
+@contextmanager
+def writable(path: str) -> Iterator[None]:
     """Make the result's folder and try to write in it: not being allowed to must show before hours of scoring.
+
+    A folder that was made for nothing goes again.
 
     Raises:
         UserError: nothing can be written there.
     """
     folder = path.rpartition("/")[0] or "."
     trial = paths.join(folder, f".trial-{os.getpid()}")
+    made = not paths.is_remote(folder) and not paths.exists(folder)
     try:
         paths.make_folder(folder)
         if not paths.is_remote(folder):
@@ -251,22 +255,14 @@ def writable(path: str) -> None:
     except OSError as error:
         what = f"the result cannot be written: {error.strerror or error}"
         raise UserError(what, folder, "give another --to=FOLDER") from error
+    try:
+        yield
+    finally:
+        if made and not paths.listing(folder):
+            os.rmdir(folder)
 
 
 def save(path: str, result: dict[str, Any]) -> None:
     """Write a result whole or not at all."""
     paths.make_folder(path.rpartition("/")[0])
     paths.write_text(path, json.dumps(result, ensure_ascii=False, indent=1) + "\n")
-
-
-@contextmanager
-def _progress(console: Console, label: str, total: int) -> Iterator[Done]:
-    """A bar on a terminal, one line elsewhere."""
-    if not console.is_terminal:
-        console.print(f"{label}: {total:,} tokens", highlight=False, soft_wrap=True)
-        yield lambda tokens: None
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f}%"))
-    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
-        task = bar.add_task(label, total=total)
-        yield lambda tokens: bar.advance(task, tokens)
