@@ -89,7 +89,7 @@ def sections(shown: dict[str, Any]) -> list[tuple[str, str]]:
         ("scores", "Scores", shown["result"]),
         ("questions", "Sample questions", shown["samples"]),
         ("proof", "Proof", shown["record"].proofs),
-        ("licences", "Licences", shown["licences"]),
+        ("licences", "Licences", shown["licences"] or shown["record"].parent),
         ("made", "Configuration", True),
     )
     return [(identity, name) for identity, name, there in every if there]
@@ -122,9 +122,11 @@ def figures(record: Record) -> list[dict[str, Any]]:
         lines = record.steps if kind == "train" else record.validation
         if kind == "train" and key == "bits_per_byte" and record.validation:
             continue  # the held-out curve says more
+        names = names_in([*record.steps, *record.validation], part)
+        colours = words.colours(names) if part == "language" else {name: i for i, name in enumerate(names)}
         curves = [
-            Curve(name=name, pair=pair, colour=i, dots=kind == "validation")
-            for i, name in enumerate(names_in([*record.steps, *record.validation], part))
+            Curve(name=name, pair=pair, colour=colours[name], dots=kind == "validation")
+            for name in names
             if (pair := series(lines, part, name, key))[0]
         ]
         if curves:

@@ -15,6 +15,7 @@ from typing import Any
 from t_elaine import paths
 from t_elaine.changes import Change, changes
 from t_elaine.errors import UserError
+from t_elaine.reporting.parent import Parent, read_parent
 
 Line = dict[str, Any]
 
@@ -32,6 +33,7 @@ class Record:
         validation: lines of held-out evaluations during training, ascending.
         resumes: steps after which the run was resumed.
         changes: settings that a resume changed, by step.
+        parent: the model that it started from.
         evaluations: file name → result of `evaluate`, the one of the last step last.
         stores: store name → its manifest, for those stores that still lie where the run read them.
         proofs: folder → proof of an export.
@@ -48,6 +50,7 @@ class Record:
     validation: list[Line]
     resumes: list[int]
     changes: list[Change]
+    parent: Parent | None
     evaluations: dict[str, dict[str, Any]]
     stores: dict[str, dict[str, Any]]
     proofs: dict[str, dict[str, Any]]
@@ -85,6 +88,7 @@ def read_record(run_dir: str, exports: Sequence[str] = ()) -> Record:
         validation=_last_of_each(line for line in lines if line["kind"] == "validation"),
         resumes=sorted({int(line["step"]) for line in lines if line["kind"] == "resume"}),
         changes=changes(run_dir),
+        parent=read_parent(run_dir, _json(paths.join(run_dir, "parent"), "origin.json")),
         evaluations=_evaluations(run_dir),
         stores=_manifests(data),
         proofs=_proofs(run_dir, exports),

@@ -17,7 +17,7 @@ TEMPLATE = """<!doctype html>
 record. The mark stands between the lowest and the highest of them.</p></header>
 <main><div class="scroll"><table>
 <thead><tr>{% for name in settings %}<th class="text">{{ name }}</th>{% endfor %}<th>{{ metric }}</th><th></th>
-<th>train/loss</th><th>step</th><th>state</th></tr></thead>
+{% if metric != "train/loss" %}<th>train/loss</th>{% endif %}<th>step</th><th>state</th></tr></thead>
 {% for run in runs %}
 <tr{% if loop.first and run.state == "finished" and run.metric is not none %} class="best"{% endif %}>
 {% for name in settings %}<td class="text">{{ run["values"].get(name, "") }}</td>{% endfor %}
@@ -26,7 +26,8 @@ record. The mark stands between the lowest and the highest of them.</p></header>
 aria-label="{{ number(run.metric) }}">
 <line x1="6" x2="114" y1="10" y2="10" stroke="var(--line)"/>
 <circle cx="{{ 6 + 108 * place(run.metric) }}" cy="10" r="4" fill="var(--accent)"/></svg>{% endif %}</td>
-<td>{{ number(run.loss) }}</td><td>{{ "–" if run.step is none else run.step }}</td>
+{% if metric != "train/loss" %}<td>{{ number(run.loss) }}</td>{% endif %}
+<td>{{ "–" if run.step is none else run.step }}</td>
 <td><a class="state {{ run.state }}" href="{{ run.name|urlencode }}/" title="{{ run.name }}">{{ run.state }}</a></td>
 </tr>
 {% endfor %}

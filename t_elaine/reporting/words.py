@@ -4,6 +4,8 @@ A difference is called a gain or a loss only where its interval leaves out zero.
 """
 
 import math
+import statistics
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +22,21 @@ LANGUAGE_NAMES = {
     "ko": "한국어",
 }
 FEW_QUESTIONS = 100
+COLOURS = 8  # of the page
+
+
+def colours(languages: Sequence[str]) -> dict[str, int]:
+    """The number of each language's colour: on every page the same for those named above.
+
+    Others take the colour of their name's digest, or the next that no other language of the page has.
+    """
+    known = list(LANGUAGE_NAMES)
+    found = {name: known.index(name) for name in languages if name in known}
+    for name in sorted(set(languages) - set(known)):
+        start = zlib.crc32(name.encode())
+        wanted = [(start + i) % COLOURS for i in range(COLOURS)]
+        found[name] = next((i for i in wanted if i not in found.values()), wanted[0])
+    return found
 
 
 def number(value: float | None, digits: int = 2, factor: float = 1.0, signed: bool = False) -> str:
@@ -134,7 +151,7 @@ def tiles(record: Record, rows: Sequence[Line]) -> list[dict[str, str]]:
 
 def _speed(steps: Sequence[Line]) -> list[dict[str, str]]:
     timed = [line["seconds"] for line in steps if line.get("seconds", {}).get("step")]
-    rates = sorted(line["tokens_per_second"] for line in steps if line.get("tokens_per_second"))
+    rates = [line["tokens_per_second"] for line in steps if line.get("tokens_per_second")]
     if not timed or not rates:
         return []
     whole = sum(seconds["step"] for seconds in timed)
@@ -143,10 +160,10 @@ def _speed(steps: Sequence[Line]) -> list[dict[str, str]]:
         for name, key in (("data", "data"), ("checkpoint", "checkpoint"))
     )
     note = ", ".join(f"{name} {number(share, 1, 100)} %" for name, share in parts)
-    utilisation = sorted(line["mfu"] for line in steps if line.get("mfu"))
-    speed = f"MFU {number(utilisation[len(utilisation) // 2], 1, 100)} %" if utilisation else "median"
+    utilisation = [line["mfu"] for line in steps if line.get("mfu")]
+    speed = f"MFU {number(statistics.median(utilisation), 1, 100)} %" if utilisation else "median"
     return [
-        {"name": "tokens a second", "value": count(rates[len(rates) // 2]), "note": speed},
+        {"name": "tokens a second", "value": count(statistics.median(rates)), "note": speed},
         {"name": "time in steps", "value": duration(whole), "note": note},
     ]
 

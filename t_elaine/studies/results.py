@@ -68,10 +68,12 @@ def known_metrics(outcomes: Sequence[Outcome]) -> list[str]:
 def table(found: Sequence[dict[str, Any]], metric: str) -> str:
     """The rows as plain text, columns aligned."""
     settings = list(dict.fromkeys(name for row in found for name in row["values"]))
-    lines = [[*settings, metric, "train/loss", "step", "state"]]
+    also = ["train/loss"] if metric != "train/loss" else []
+    lines = [[*settings, metric, *also, "step", "state"]]
     for row in found:
         cells = [str(row["values"].get(name, "")) for name in settings]
-        lines.append([*cells, shown(row["metric"]), shown(row["loss"]), shown(row["step"]), row["state"]])
+        figures = [shown(row["metric"]), *([shown(row["loss"])] if also else []), shown(row["step"])]
+        lines.append([*cells, *figures, row["state"]])
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines

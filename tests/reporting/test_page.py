@@ -124,6 +124,39 @@ def test_markup_in_a_run_is_shown_and_not_run(run: Path, tmp_path: Path) -> None
     assert '# a comment with <tags> & "quotes"' in reader.text and "<img src=x onerror" in reader.text
 
 
+def test_the_parent_is_named_with_its_licence(run: Path, tmp_path: Path) -> None:
+    assert "The run started from" not in read(page.render(read_record(str(run)))).text
+    other = tmp_path / "other"
+    shutil.copytree(run, other)
+    write(other / "parent" / "origin.json", {"origin": "/home/somebody/models/smollm2"})
+    write(other / "parent" / "README.md", "---\nlicense: apache-2.0\nlanguage: en\n---\nlicense: of nothing\n")
+    write(other / "parent" / "LICENSE", "Apache License\n")
+    text = read(page.render(read_record(str(other)))).text
+    assert "The run started from smollm2. Its own card says: license: apache-2.0." in " ".join(text.split())
+    assert "bind whoever uses the weights: LICENSE." in text and "somebody" not in text and "of nothing" not in text
+    write(other / "parent" / "origin.json", {"origin": "owner/name@0a1b2c"})
+    text = read(page.render(read_record(str(other)))).text
+    assert "The run started from owner/name@0a1b2c." in " ".join(text.split())
+
+
+def test_a_language_has_its_colour_on_every_page(tmp_path: Path) -> None:
+    line = {"kind": "validation", "step": 0, "loss": 1.0, "language": {}, "category": {}}
+    for names in (["zh", "ja"], ["en", "zh", "sw"], ["sw", "zh"]):
+        known = words.colours(names)
+        assert known["zh"] == 2 and known.get("ja", 1) == 1 and known.get("en", 0) == 0
+        assert len(set(known.values())) == len(names) and known.get("sw", 5) == words.colours(["sw"])["sw"] == 5
+    group = {"loss": 1.0, "bits_per_byte": 1.0, "tokens": 1, "bytes": 1}
+    write(tmp_path / "metrics.jsonl", json.dumps(line | {"language": {"zh": group, "ja": group}}) + "\n")
+    (figure,) = page.figures(read_record(str(tmp_path)))
+    assert figure["legend"] == [("zh", 2), ("ja", 1)]
+
+
+def test_the_median_of_an_even_number_of_rates() -> None:
+    lines = [{"tokens_per_second": rate, "mfu": rate / 1000, "seconds": {"step": 1.0}} for rate in (400, 100, 200, 300)]
+    speed, _ = words._speed(lines)
+    assert speed == {"name": "tokens a second", "value": "250", "note": "MFU 25.0 %"}
+
+
 def test_a_run_without_a_parent_or_an_evaluation_has_its_page(tmp_path: Path) -> None:
     alone = read(page.render(read_record(str(make_run_folder(tmp_path / "alone", parent=False)))))
     assert alone.faults == [] and "Scores" in alone.text and "child − parent" not in alone.text

@@ -189,6 +189,16 @@ def test_the_table_has_the_best_first_and_the_page_says_the_same(tmp_path: Path)
     assert places == sorted(places) and "the last line" in page and page.count('class="best"') == 1
 
 
+def test_the_loss_has_one_column_where_it_is_the_metric(tmp_path: Path) -> None:
+    outcomes = runner.run_all(runner.plan(peaks(0.1), str(tmp_path), ""), stand_in(tmp_path), 1, lambda _: None)
+    found = results.rows(outcomes, "train/loss", "lowest")
+    head, row = (line.split() for line in results.table(found, "train/loss").splitlines())
+    assert head == ["Schedule.peak", "train/loss", "step", "state"] and len(row) == len(head)
+    results.write(str(tmp_path), found, "train/loss", "lowest")
+    page = Path(write_sweep_page(str(tmp_path))).read_text(encoding="utf-8")
+    assert page.count("<th>train/loss</th>") == 1
+
+
 def test_a_run_without_the_metric_comes_last(tmp_path: Path) -> None:
     outcomes = runner.run_all(runner.plan(peaks(0.1), str(tmp_path), ""), stand_in(tmp_path), 1, lambda _: None)
     assert results.rows(outcomes, "train/nothing", "lowest")[0]["metric"] is None
