@@ -212,6 +212,17 @@ def test_a_mistake_in_a_preprocessor_stops_the_run(tmp_path: Path, shards: int, 
         prepare(tmp_path / "stores", wrong, Making(shards=shards), overwrite=True)
 
 
+def test_bytes_are_those_of_the_text_as_it_is_tokenised(tmp_path: Path) -> None:
+    """Line ends of plain text become one character, and so they are counted."""
+    (tmp_path / "a.txt").write_bytes("発熱\r\n咳嗽\r\n".encode())
+    task = small.task("t", small.source(tmp_path / "a.txt"))
+    store, _ = prepare(tmp_path / "stores", task, Making(validation_share=0))
+    (tokens,) = documents(store).values()
+    batch = store.batches("train")[0]
+    assert load_vocabulary(SAMPLE_VOCABULARY).decode(tokens[1:-1]) == "発熱\n咳嗽\n"
+    assert batch.bytes.tolist() == [len("発熱\n咳嗽\n".encode())]
+
+
 def test_a_share_that_holds_no_text_out_is_told(tmp_path: Path) -> None:
     task = two_languages(tmp_path, 5)
     _, printed = prepare(tmp_path / "few", task, Making(validation_share=0.001))
