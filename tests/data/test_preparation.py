@@ -13,7 +13,6 @@ import small_tasks as small
 from rich.console import Console
 from small_vocabularies import SAMPLE_VOCABULARY, train_byte_level
 
-from t_elaine.data.chat import plain_chat, question_and_answer
 from t_elaine.data.identity import Making
 from t_elaine.data.store import Store, open_store, verify_store
 from t_elaine.data.texts import Task
@@ -257,42 +256,6 @@ def test_duplicates_are_counted_and_dropped_by_option(tmp_path: Path) -> None:
     assert documents(dropped).keys() == expected
     assert sum(c["documents"] for c in dropped.manifest["counts"]) == 40
     verify_store(dropped.folder)
-
-
-def test_chat_is_trained_on_answers_only(tmp_path: Path) -> None:
-    rows = [
-        {"id": "a", "messages": [("system", "Be careful."), ("user", "発熱とは？"), ("assistant", "体温が高いこと。")]},
-        {
-            "id": "b",
-            "messages": [("user", "One?"), ("assistant", "1"), ("user", "Two?"), ("assistant", "2 "), ("user", "?")],
-        },
-    ]
-    for row in rows:
-        row["messages"] = [{"role": role, "content": content} for role, content in row["messages"]]
-    path = small.write_rows(tmp_path / "a.jsonl", rows)
-    task = small.task("t", small.source(path), preprocessors=(plain_chat,))
-    store, _ = prepare(tmp_path / "stores", task, Making(validation_share=0))
-    vocabulary = load_vocabulary(SAMPLE_VOCABULARY)
-    trained = {}
-    for batch in store.batches("train"):
-        for i, name in enumerate(batch.ids()):
-            tokens = batch.tokens[batch.offsets[i] : batch.offsets[i + 1]]
-            spans = batch.spans(i)
-            assert spans is not None
-            trained[name] = [vocabulary.decode(tokens[a:b]) for a, b in spans]
-    eos = vocabulary.decode([vocabulary.eos])
-    assert trained == {"a": ["体温が高いこと。" + eos], "b": ["1", "2"]}
-
-
-def test_chat_refuses_what_it_cannot_train_on() -> None:
-    assert (
-        question_and_answer({"instruction": "a", "input": "b", "output": "c"})["text"] == "User: a\nb\n\nAssistant: c"
-    )
-    for messages in ([], None, "x", [{"role": "robot", "content": "x"}], [{"role": "user", "content": " "}], [{}]):
-        with pytest.raises(ValueError):
-            plain_chat({"messages": messages})
-    with pytest.raises(ValueError, match="no field 'output'"):
-        question_and_answer({"instruction": "a"})
 
 
 def test_a_full_disk_is_one_message_and_the_old_store_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
