@@ -18,7 +18,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from t_elaine import huge_pages, interrupts, machine, paths
+from t_elaine import huge_pages, interrupts, machine
 from t_elaine.errors import NO_ROOM, UserError
 
 MISPLACED = (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP)
@@ -251,6 +251,8 @@ def import_module(name: str) -> None:
     Raises:
         UserError: the module itself is not there (a fault inside it is shown as it is).
     """
+    from t_elaine import paths  # it imports fsspec, which doctor must not need
+
     paths.make_importable("data_tasks")
     try:
         importlib.import_module(name)
