@@ -10,7 +10,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -29,6 +29,7 @@ TAGS = {"float32": "F32", "bfloat16": "BF16"}
 SHARD_BYTES = 5_000_000_000
 HEADER_LIMIT = 100_000_000
 BLOCK_BYTES = 16 << 20
+FLUSH_BYTES = 64 << 20
 # Tensor name → the whole tensor, or an iterator over runs of its rows.
 Produce = Callable[[str], "np.ndarray | Iterator[np.ndarray]"]
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle")
@@ -272,18 +273,14 @@ def write_tensors(
         OSError: the disk is full or fails; the caller removes the folder.
     """
     shards = plan_shards(tensors, shard_bytes)
-    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as turner:
+    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as turner, ThreadPoolExecutor(1) as flusher:
         runs = (run for tensor in tensors for run in _runs(tensor, produce(tensor.name)))
         coming = _one_ahead(reader, runs) if reading_ahead else runs
         blocks = _one_ahead(turner, map(orderer(), coming))
         for name, part in shards.items():
             with open(folder / name, "wb", buffering=0) as sink:
                 _write_all(sink, header_bytes(part))
-                left = sum(tensor.nbytes for tensor in part)
-                while left:
-                    block = next(blocks)
-                    _write_all(sink, block.data)
-                    left -= block.nbytes
+                _write_blocks(sink, blocks, sum(tensor.nbytes for tensor in part), flusher)
                 os.fsync(sink.fileno())
         if next(blocks, None) is not None:
             raise ValueError("more values than planned")
@@ -292,6 +289,20 @@ def write_tensors(
         index = {"metadata": {"total_size": sum(t.nbytes for t in tensors)}, "weight_map": weight_map}
         (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
     return [folder / name for name in shards]
+
+
+def _write_blocks(sink: BinaryIO, blocks: Iterator[np.ndarray], left: int, flusher: ThreadPoolExecutor) -> None:
+    """Write `left` bytes of blocks; the disk takes what was written while the next blocks are read and turned."""
+    flushing: Future[Any] = flusher.submit(int)
+    unflushed = 0
+    while left:
+        block = next(blocks)
+        _write_all(sink, block.data)
+        left, unflushed = left - block.nbytes, unflushed + block.nbytes
+        if unflushed >= FLUSH_BYTES and flushing.done():
+            flushing.result()  # a full disk is told here, too
+            flushing, unflushed = flusher.submit(os.fsync, sink.fileno()), 0
+    flushing.result()
 
 
 def _one_ahead(pool: ThreadPoolExecutor, items: Iterator[Any]) -> Iterator[Any]:

@@ -1,7 +1,9 @@
 """Safetensors: slices equal the whole, our files open in the public reader, damaged files are refused in words."""
 
+import errno
 import itertools
 import json
+import os
 import time
 import weakref
 from pathlib import Path
@@ -126,6 +128,27 @@ def test_at_most_two_results_are_alive(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(tensors, "_write_all", slowly)
     tensors.write_tensors(tmp_path, [Planned(name=str(i), tag="F32", shape=(64, 64)) for i in range(9)], produce)
     assert most == 2
+
+
+def test_what_was_written_is_flushed_underway_and_a_failure_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tensors, "FLUSH_BYTES", 1 << 14)
+    planned = [Planned(name=str(i), tag="F32", shape=(64, 64)) for i in range(9)]
+    produce = lambda name: np.full((64, 64), float(name), np.float32)  # noqa: E731
+    real, calls = os.fsync, []
+    monkeypatch.setattr(os, "fsync", lambda handle: calls.append(handle) or real(handle))
+    tensors.write_tensors(tmp_path, planned, produce)
+    assert len(calls) >= 2  # the last one, and at least one before
+    found = safetensors.numpy.load_file(tmp_path / "model.safetensors")
+    assert all((found[str(i)] == i).all() for i in range(9))
+
+    def fails(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fails)
+    with pytest.raises(OSError, match="No space left"):
+        tensors.write_tensors(tmp_path, planned, produce)
 
 
 def cut(file: Path, size: int) -> None:
