@@ -152,7 +152,7 @@ def _run(
     for line in lint.check(command, statements, by_flag):
         print(line, file=sys.stderr)
     configured = settings.register()
-    gin_files.apply(files, bindings)
+    gin_files.apply(statements)
     extra: dict[str, Any] = {"argv": tuple(arguments), "config_text": reach.text_in_force(command, statements)}
     known = inspect.signature(root).parameters
     given = configured[command]() | {name: value for name, value in extra.items() if name in known}

@@ -31,7 +31,10 @@ MAY_IMPORT = {
 }
 # model and parallel meet here alone.
 EXCEPTIONS = {("parallel/sharding.py", "t_elaine.model.placement")}
-OPEN_TO_ALL = {"t_elaine", *(f"t_elaine.{name}" for name in ("__version__", "changes", "errors", "faults", "paths"))}
+OPEN_TO_ALL = {
+    "t_elaine",
+    *(f"t_elaine.{name}" for name in ("__version__", "changes", "errors", "faults", "parentage", "paths")),
+}
 
 # Third-party package → files or rooms that may import it; packages not named here are refused.
 THIRD_PARTY = {

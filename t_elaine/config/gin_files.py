@@ -209,15 +209,15 @@ def _read_text(text: str, source: str, rank: int, stack: tuple[str, ...], flag: 
     return found
 
 
-def apply(files: Sequence[str], bindings: Sequence[str]) -> None:
-    """Give the files and bindings to gin and freeze it. The lint has passed, so gin has nothing to refuse.
+def apply(read: Sequence[Statement]) -> None:
+    """Give the statements of files and flags to gin and freeze it. The lint has passed: gin has nothing to refuse.
 
     gin gets them statement by statement, includes followed by us: its own search for files takes any folder of the
     working folder for a Python package, and fails where one bears the name of a shipped folder, as `models`.
     What was in force before is forgotten, so that one process can run several commands.
     """
     gin.clear_config()
-    text = [f"{statement.key} = {show(statement.value)}" for statement in statements(files, bindings)]
+    text = [f"{statement.key} = {show(statement.value)}" for statement in read]
     gin.parse_config_files_and_bindings([], text, finalize_config=True, skip_unknown=False)
 
 

@@ -6,7 +6,7 @@ Everything it says is read from the run folder or the proof; what is not recorde
 import re
 from typing import Any
 
-from t_elaine import __version__, changes, paths
+from t_elaine import __version__, changes, parentage
 from t_elaine.checkpoints.layout import CheckpointMeta
 from t_elaine.hf import card_data, hub, tokenizer_check
 from t_elaine.model.config import LlamaConfig
@@ -22,7 +22,7 @@ purpose with people who can judge the answers."""
 
 def model_card(run_dir: str, meta: CheckpointMeta, config: LlamaConfig, proof: dict[str, Any]) -> str:
     """README.md of the exported folder, with the hub's front matter."""
-    base, licence = card_data.origin(run_dir, meta), _parent_licence(run_dir)
+    base, licence = card_data.origin(run_dir, meta), parentage.licence_lines(run_dir)
     return "\n\n".join(
         [
             _front_matter(base, licence, card_data.languages(run_dir) or list(proof["prompts"])[:-1]),
@@ -51,15 +51,6 @@ def _front_matter(base: str, licence: list[str], languages: list[str]) -> str:
         lines.append(f"base_model: {base.partition('@')[0]}")
     lines += ["language:", *(f"- {language}" for language in languages), *licence, "---"]
     return "\n".join(lines)
-
-
-def _parent_licence(run_dir: str) -> list[str]:
-    """The licence lines of the parent's own card, if it has them."""
-    file = paths.join(run_dir, "parent", "README.md")
-    if not paths.exists(file):
-        return []
-    front = re.match(r"---\n(.*?)\n---", paths.read_text(file), re.DOTALL)
-    return re.findall(r"^license(?:_name|_link)?:.*$", front[1], re.MULTILINE) if front else []
 
 
 def _origin(base: str, meta: CheckpointMeta, config: LlamaConfig) -> str:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from t_elaine import paths
+from t_elaine import parentage, paths
 from t_elaine.checkpoints.layout import CheckpointMeta
 from t_elaine.hf import hub, side_files
 
@@ -38,7 +38,7 @@ def parent_section(run_dir: str, meta: CheckpointMeta, licence: Sequence[str]) -
     lines = [f"`{base}`" + (", with its commit on the hub." if "@" in base else ".")]
     if step := re.search(r"([^/]+)/checkpoints/([1-9]\d*)$", meta.parent or ""):
         lines.append(f"Between the two lies the run `{step[1]}`, up to step {step[2]}; its texts are not in this card.")
-    legal = [name for name in paths.listing(paths.join(run_dir, "parent")) if side_files.is_legal(name)]
+    legal = parentage.terms(run_dir)
     if licence:
         lines.append(f"Its own card says: {'; '.join(f'`{line}`' for line in licence)}.")
     if legal:
@@ -50,7 +50,7 @@ def parent_section(run_dir: str, meta: CheckpointMeta, licence: Sequence[str]) -
 
 def data_section(run_dir: str, meta: CheckpointMeta) -> str:
     """Sources trained on, with language, category, tokens seen, share, passes, licence and address."""
-    stores, mixture = side_files.data_record(run_dir), _json(run_dir, "mixture.json")
+    stores, mixture = side_files.data_record(run_dir), side_files.record(run_dir, "mixture.json")
     if not stores:
         return "## Training data\n\nNo training data are recorded with this checkpoint."
     rows = [row for name, store in stores.items() for row in _source_rows(name, store, mixture, meta)]
@@ -187,8 +187,3 @@ def _model_name(model: dict[str, Any]) -> str:
     name = re.sub(r"/checkpoints/\d+$", "", model["path"].rstrip("/"))
     name = name if hub.is_name(name) and model["kind"] != "run" else name.rpartition("/")[2]
     return f"{name}, step {model['step']}" if model["kind"] == "run" else name
-
-
-def _json(run_dir: str, name: str) -> dict[str, Any]:
-    file = paths.join(run_dir, name)
-    return json.loads(paths.read_text(file)) if paths.exists(file) else {}

@@ -3,17 +3,15 @@
 An import keeps the parent's in RUN_DIR/parent/; an export puts them beside the weights again. It knows no tensors.
 """
 
-import fnmatch
 import hashlib
 import json
 import shutil
 from pathlib import Path
 from typing import Any
 
-from t_elaine import paths
+from t_elaine import parentage, paths
 from t_elaine.errors import UserError
 
-LEGAL = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*", "COPYING*")
 TOKENIZER = (
     "tokenizer.json",
     "tokenizer.model",
@@ -26,14 +24,13 @@ TOKENIZER = (
 VOCABULARY_FILES = ("tokenizer.json", "tokenizer.model")  # what a vocabulary's sha256 is taken of
 TEMPLATES = ("chat_template.jinja", "chat_template.json")
 OTHERS = ("config.json", "generation_config.json", "README.md")
-ORIGIN = "origin.json"
 LARGEST = 100_000_000
 
 
 def carried(names: list[str]) -> list[str]:
     """Those of a folder's files that are kept with an imported model."""
     exact = (*TOKENIZER, *TEMPLATES, *OTHERS)
-    return [name for name in names if name in exact or is_legal(name)]
+    return [name for name in names if name in exact or parentage.is_legal(name)]
 
 
 def keep_parent(folder: Path, run_dir: str) -> list[str]:
@@ -68,7 +65,7 @@ def write_beside(run_dir: str, out: Path, vocabulary_sha256: str) -> list[str]:
     same = any(_sha256(paths.join(parent, name)) == vocabulary_sha256 for name in VOCABULARY_FILES if name in names)
     written = []
     for name in names:
-        if is_legal(name) or name == "generation_config.json" or (same and name in (*TOKENIZER, *TEMPLATES)):
+        if parentage.is_legal(name) or name == "generation_config.json" or (same and name in (*TOKENIZER, *TEMPLATES)):
             written.append(_copy(paths.join(parent, name), out / name))
         elif name == "README.md":
             written.append(_copy(paths.join(parent, name), out / "PARENT_README.md"))
@@ -78,39 +75,36 @@ def write_beside(run_dir: str, out: Path, vocabulary_sha256: str) -> list[str]:
     return sorted(set(written))
 
 
-def is_legal(name: str) -> bool:
-    """Whether a file is a licence, a notice or a policy of use."""
-    return any(fnmatch.fnmatch(name, pattern) for pattern in LEGAL)
+def record(run_dir: str, *parts: str) -> dict[str, Any]:
+    """A JSON file of the run folder; {} where there is none."""
+    file = paths.join(run_dir, *parts)
+    return json.loads(paths.read_text(file)) if paths.exists(file) else {}
 
 
 def keep_origin(run_dir: str, origin: str) -> None:
     """Write down where an imported model came from; it travels with parent/ to the runs that start from it."""
-    paths.make_folder(paths.join(run_dir, "parent"))
-    paths.write_text(paths.join(run_dir, "parent", ORIGIN), json.dumps({"origin": origin}) + "\n")
+    paths.make_folder(parentage.folder(run_dir))
+    paths.write_text(paths.join(parentage.folder(run_dir), parentage.ORIGIN), json.dumps({"origin": origin}) + "\n")
 
 
 def origin_record(run_dir: str) -> str:
     """What `keep_origin` wrote, "" where nobody did."""
-    file = paths.join(run_dir, "parent", ORIGIN)
-    return str(json.loads(paths.read_text(file))["origin"]) if paths.exists(file) else ""
+    return str(record(run_dir, "parent", parentage.ORIGIN).get("origin", ""))
 
 
 def parent_config(run_dir: str) -> dict[str, Any]:
     """The parent's config.json as it was imported, {} for a run that started from random parameters."""
-    file = paths.join(run_dir, "parent", "config.json")
-    return json.loads(paths.read_text(file)) if paths.exists(file) else {}
+    return record(run_dir, "parent", "config.json")
 
 
 def vocabulary_record(run_dir: str) -> dict[str, Any]:
     """RUN_DIR/vocabulary/vocabulary.json: kind, sha256, size and special ids; {} where the run has none."""
-    file = paths.join(run_dir, "vocabulary", "vocabulary.json")
-    return json.loads(paths.read_text(file)) if paths.exists(file) else {}
+    return record(run_dir, "vocabulary", "vocabulary.json")
 
 
 def data_record(run_dir: str) -> dict[str, Any]:
     """RUN_DIR/data.json: what the stores are that the run was trained on, by name; {} where it was not trained."""
-    file = paths.join(run_dir, "data.json")
-    return json.loads(paths.read_text(file)) if paths.exists(file) else {}
+    return record(run_dir, "data.json")
 
 
 def begins(run_dir: str) -> list[int]:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from t_elaine import paths
+from t_elaine import parentage, paths
 from t_elaine.changes import Change, changes
 from t_elaine.errors import UserError
 from t_elaine.reporting.parent import Parent, read_parent
@@ -88,7 +88,7 @@ def read_record(run_dir: str, exports: Sequence[str] = ()) -> Record:
         validation=_last_of_each(line for line in lines if line["kind"] == "validation"),
         resumes=sorted({int(line["step"]) for line in lines if line["kind"] == "resume"}),
         changes=changes(run_dir),
-        parent=read_parent(run_dir, _json(paths.join(run_dir, "parent"), "origin.json")),
+        parent=read_parent(run_dir, _json(parentage.folder(run_dir), parentage.ORIGIN)),
         evaluations=_evaluations(run_dir),
         stores=_manifests(data),
         proofs=_proofs(run_dir, exports),

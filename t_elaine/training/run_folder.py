@@ -166,8 +166,7 @@ def write_records(run_dir: str, first: int, config_text: str, argv: Sequence[str
         paths.write_text(paths.join(run_dir, name), text)
         for step in changes.kept_steps(paths.listing(run_dir), stem, end):
             if step > first:  # what came after is gone with its checkpoints
-                gone = paths.join(run_dir, changes.kept_name(stem, step, end))
-                paths.filesystem(gone).rm(gone)
+                paths.remove(paths.join(run_dir, changes.kept_name(stem, step, end)))
 
 
 def settings_before(run_dir: str, first: int) -> str:

@@ -239,7 +239,7 @@ train.run_dir = 'r'
 def test_what_takes_effect_is_what_gin_calls(house: Path, text: str) -> None:
     files = write(text)
     made = settings.register()
-    gin_files.apply(files, [])
+    gin_files.apply(gin_files.statements(files, []))
     made["train"]()
     bound = {
         ("/".join(scope), name): set(values)
@@ -259,7 +259,7 @@ def test_what_takes_effect_is_what_gin_calls(house: Path, text: str) -> None:
 def test_the_configuration_in_force_reads_back_the_same(house: Path) -> None:
     flags = ["train.run_dir = 'a b/日本'", "Corpora.rate = None", "report.run_dir = 'elsewhere'"]
     made = settings.register()
-    gin_files.apply(["base.gin", "small.gin"], flags)
+    gin_files.apply(gin_files.statements(["base.gin", "small.gin"], flags))
     first = made["train"]()
     text = reach.text_in_force("train", gin_files.statements(["base.gin", "small.gin"], flags))
     for left_out in ("RUN_DIR", "reader/Rate", "report"):  # what is outdone or not read by this command
@@ -267,7 +267,7 @@ def test_the_configuration_in_force_reads_back_the_same(house: Path) -> None:
     files = write(text, "again.gin")
     assert told(files, [], "train") == ""
     made = settings.register()
-    gin_files.apply(files, [])
+    gin_files.apply(gin_files.statements(files, []))
     assert made["train"]() == first
     assert reach.text_in_force("train", gin_files.statements(files, [])) == text
     assert first["run_dir"] == "a b/日本" and first["rate"].peak == 1e-3
@@ -275,7 +275,7 @@ def test_the_configuration_in_force_reads_back_the_same(house: Path) -> None:
 
 def test_gin_prints_and_reads_back_what_the_makers_hold(house: Path) -> None:
     made = settings.register()
-    gin_files.apply(["base.gin"], [])
+    gin_files.apply(gin_files.statements(["base.gin"], []))
     first, text = made["train"](), gin.config_str()
     made = settings.register()
     gin.parse_config(text)
