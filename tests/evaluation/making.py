@@ -118,3 +118,12 @@ def make_store(
     write_manifest(folder, manifest)
     save_vocabulary(vocabulary, folder / "vocabulary")
     return folder
+
+
+def make_place(folder: Path) -> Path:
+    """A child at step 7, a parent at step 0, and a store of held-out text, with one vocabulary."""
+    vocabulary = make_vocabulary(folder / "vocabulary")
+    make_run(folder / "child", vocabulary, seed=0, step=7)
+    make_run(folder / "parent", vocabulary, seed=1, step=0)
+    make_store(folder / "held", vocabulary)
+    return folder

@@ -13,7 +13,7 @@ from t_elaine.evaluation import runner
 from t_elaine.hf.exporting import export_checkpoint
 from t_elaine.model.config import ComputeConfig
 from t_elaine.parallel.mesh import MeshConfig
-from tests.evaluation.making import make_run, make_store, make_vocabulary
+from tests.evaluation.making import make_place, make_store, make_vocabulary
 
 SMALL = {"sequence_length": 256, "limit": 4, "batch_rows": 8, "resamples": 100}
 SETTINGS = SMALL | {
@@ -24,11 +24,7 @@ SETTINGS = SMALL | {
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("command")
-    vocabulary = make_vocabulary(folder / "vocabulary")
-    make_run(folder / "child", vocabulary, seed=0, step=7)
-    make_run(folder / "parent", vocabulary, seed=1, step=0)
-    make_store(folder / "held", vocabulary)
+    folder = make_place(tmp_path_factory.mktemp("command"))
     arguments = {"parent": str(folder / "parent"), "stores": (str(folder / "held"),)}
     assert evaluate(checkpoint=str(folder / "child"), **arguments, **SETTINGS) == 0
     return folder

@@ -13,18 +13,13 @@ from t_elaine.errors import UserError
 from t_elaine.evaluate import evaluate
 from t_elaine.evaluation import progress as progressing
 from t_elaine.evaluation import runner
-from tests.evaluation.making import make_run, make_store, make_vocabulary
+from tests.evaluation.making import make_place, make_run, make_store, make_vocabulary
 from tests.evaluation.test_command import SETTINGS
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("going_on")
-    vocabulary = make_vocabulary(folder / "vocabulary")
-    make_run(folder / "child", vocabulary, seed=0, step=7)
-    make_run(folder / "parent", vocabulary, seed=1, step=0)
-    make_store(folder / "held", vocabulary)
-    return folder
+    return make_place(tmp_path_factory.mktemp("going_on"))
 
 
 def arguments(place: Path, to: Path) -> dict[str, Any]:

@@ -19,7 +19,6 @@ import pytest
 
 from t_elaine import export, import_hf
 from t_elaine.checkpoints import reading
-from t_elaine.hf import reference
 from tests.hf.models import contents, whole_model
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -37,17 +36,6 @@ sys.exit(code)
 """
 Main = Callable[[list[str]], int]
 Picture = dict[str, object]
-
-
-@pytest.fixture(autouse=True)
-def without_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Loading it takes seconds."""
-    monkeypatch.setattr(reference, "transformers_lack", lambda parameters: "not tried")
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return whole_model(tmp_path_factory.mktemp("model") / "model", "llama3")
 
 
 @pytest.fixture

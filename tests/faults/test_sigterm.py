@@ -15,10 +15,9 @@ import pytest
 from t_elaine import export, import_hf
 from t_elaine.checkpoints import layout
 from t_elaine.data.store import verify_store
-from t_elaine.hf import reference
 from tests.data import small_tasks as small
 from tests.faults import test_moments
-from tests.hf.models import contents, whole_model
+from tests.hf.models import contents
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TASKS = """
@@ -56,17 +55,6 @@ def assert_stopped(process: "subprocess.Popen[str]", kept: str, seconds: float =
     assert process.returncode == 143, told
     assert len(lines) == 1 and lines[0].startswith(f"stopped by SIGTERM; {kept}"), told
     assert "Traceback" not in told and "error:" not in told
-
-
-@pytest.fixture(autouse=True)
-def without_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Loading it takes seconds."""
-    monkeypatch.setattr(reference, "transformers_lack", lambda parameters: "not tried")
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return whole_model(tmp_path_factory.mktemp("model") / "model", "llama3")
 
 
 @pytest.fixture(scope="module")
