@@ -71,9 +71,9 @@ def test_the_runs_of_a_killed_sweep_end_and_the_next_start_waits_for_them(tmp_pa
         assert time.monotonic() < limit and again.poll() is None, again.communicate()
         time.sleep(0.02)
     assert layout.complete_steps(run)[-1] == status["step"] > 0
+    wait_for_a_line(again, tmp_path / "sizes")
     other = sweep(tmp_path, "--gin.RUN_DIR='sizes'")
     assert other.returncode == 2 and "the run folder is in use by process" in other.stderr
-    wait_for_a_line(again, tmp_path / "sizes")
     again.send_signal(signal.SIGTERM)
     told, errors = again.communicate(timeout=100)
     assert again.returncode == 143 and "Traceback" not in errors, errors
