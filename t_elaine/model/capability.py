@@ -34,6 +34,7 @@ KERNELS: Mapping[str, Kernel] = MappingProxyType(
     {
         "reference": Kernel(platforms=("cpu", "gpu", "tpu"), ran=("x86-64",)),
         "blocked": Kernel(platforms=("cpu", "gpu", "tpu"), ran=("x86-64",)),
+        "flash_tpu": Kernel(platforms=("tpu",), block=LANES),
         "splash": Kernel(platforms=("tpu",), block=LANES, compiled=("TPU v5e",)),
     }
 )

@@ -93,8 +93,8 @@ class ComputeConfig:
             (all but matmul and attention outputs), "names" (all but the tensors in `saved`).
         saved: for remat="names": some of q, k, v, attention, gate, up.
         attention: "reference" (scores of a whole row at once), "blocked" (one block of queries at a time, scores
-            recomputed in the backward pass) or "splash" (JAX's kernel for TPUs).
-        attention_block: queries a block for "blocked"; queries and keys a block for "splash".
+            recomputed in the backward pass), "splash" (JAX's kernel for TPUs) or "flash_tpu" (ours).
+        attention_block: queries a block for "blocked"; queries and keys a block for the kernels.
         attention_fused_backward: for "splash": one backward kernel for all gradients instead of two.
         loss_chunk: sequence positions whose logits exist at the same time.
         scan_layers: layers as one compiled loop; otherwise unrolled (longer compile).
@@ -115,7 +115,7 @@ class ComputeConfig:
         for name, allowed in (
             ("dtype", ("bfloat16", "float32")),
             ("remat", ("none", "full", "minimal", "names")),
-            ("attention", ("reference", "blocked", "splash")),
+            ("attention", ("reference", "blocked", "splash", "flash_tpu")),
         ):
             if getattr(self, name) not in allowed:
                 raise UserError(
