@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
-from t_elaine.model import attention, rope
+from t_elaine.model import attention, context, rope
 from t_elaine.model.config import SAVEABLE, ComputeConfig, LlamaConfig
 from t_elaine.model.ops import gated, linear, look_up, rms_norm, unstack
 from t_elaine.model.placement import constrain
@@ -163,6 +163,7 @@ def hidden(
         positions_BT: int32 place of each token in its document.
         segments_BT: int32, 0 padding, 1… documents; a token sees only its own document.
     """
+    tokens_BT, positions_BT, segments_BT = (context.dealt(x) for x in (tokens_BT, positions_BT, segments_BT))
     cos, sin = rope.angles(positions_BT, config)
     x = embed(params, compute, tokens_BT)
     layer = _layer(config, compute, cos, sin, segments_BT)
@@ -171,7 +172,7 @@ def hidden(
     else:
         for weights in unstack(params["layers"]):
             x, _ = layer(x, weights)
-    return rms_norm(x, params["final_norm"]["scale"], config.norm_eps)
+    return context.in_order(rms_norm(x, params["final_norm"]["scale"], config.norm_eps))
 
 
 def embed(params: Params, compute: ComputeConfig, tokens_BT: jax.Array) -> jax.Array:

@@ -28,6 +28,10 @@ class Placement(Protocol):
         """In how many pieces the devices hold a dimension with this logical axis."""
         ...
 
+    def mesh_axes(self, axis: str) -> tuple[str, ...]:
+        """The mesh axes that cut a dimension with this logical axis."""
+        ...
+
     @property
     def platform(self) -> str:
         """What the devices are: "cpu", "gpu" or "tpu"."""
@@ -75,3 +79,9 @@ def pieces(axis: str) -> int:
     """In how many pieces the devices hold a dimension with this logical axis; 1 without a mesh."""
     placement = _current.get()
     return 1 if placement is None else placement.pieces(axis)
+
+
+def mesh_axes(axis: str) -> tuple[str, ...]:
+    """The mesh axes along which a dimension with this logical axis is cut, for collectives inside `per_shard`."""
+    placement = _current.get()
+    return () if placement is None else placement.mesh_axes(axis)

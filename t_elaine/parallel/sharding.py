@@ -131,6 +131,10 @@ class MeshPlacement:
         """In how many pieces the rules cut a dimension with this logical axis."""
         return math.prod(self.mesh.shape[mesh_axis] for mesh_axis in self.rules[axis])
 
+    def mesh_axes(self, axis: str) -> tuple[str, ...]:
+        """The mesh axes of this logical axis."""
+        return tuple(self.rules[axis])
+
     @property
     def platform(self) -> str:
         """What the mesh's devices are."""
