@@ -6,8 +6,11 @@ the loop; nothing below imports it.
 
 import dataclasses
 import json
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+from jax.sharding import Mesh
 
 from t_elaine import changes, feeding, paths
 from t_elaine.checkpoints.layout import CheckpointMeta, complete_steps
@@ -18,7 +21,9 @@ from t_elaine.errors import UserError
 from t_elaine.feeding import Feed
 from t_elaine.model import capability
 from t_elaine.model.config import ComputeConfig, LlamaConfig
-from t_elaine.parallel.mesh import MeshConfig, make_mesh
+from t_elaine.parallel.hosts import Hosts, together
+from t_elaine.parallel.line import Line
+from t_elaine.parallel.mesh import MeshConfig, described, make_mesh
 from t_elaine.training import held_out, run_folder
 from t_elaine.training import loop as looping
 from t_elaine.training.compilation import compiled, keep_compiled
@@ -58,6 +63,7 @@ def train(
     schedule: Schedule | None = None,
     compute: ComputeConfig | None = None,
     mesh: MeshConfig | None = None,
+    hosts: Hosts | None = None,
     checkpoints: Checkpointing | None = None,
     start: Start | None = None,
     rows_per_device: int = 1,
@@ -79,6 +85,7 @@ def train(
         schedule: learning rate over the run.
         compute: dtype, recomputation, attention.
         mesh: devices along each axis.
+        hosts: how the processes of the run find each other.
         checkpoints: how often they are written, how many are kept.
         start: weights of a new run; None: random ones.
         rows_per_device: rows of a microbatch on one device; accumulation follows from the batch.
@@ -96,41 +103,45 @@ def train(
         UserError: anything that the user can mend.
     """
     run_folder.check_versions()
-    keep_compiled(compilation_cache)
-    devices = make_mesh(mesh or MeshConfig())
-    platform = devices.devices.flat[0].platform
-    compute, warning = capability.usable(compute or ComputeConfig(), data.sequence_length, platform)
-    if warning:
-        say(f"warning: {warning}")
-    needed, there = check_fit(model, compute, devices, rows_per_device, data.sequence_length)
-    say(f"a device needs about {text(needed.total)} of {text(there)}")
-    with run_folder.in_use(run_dir):
-        feed = feeding.open_feed(data, rows_per_device, batch_layout(devices), model.vocab_size, verify_stores, say)
-        step = make_step(
-            model,
-            compute,
-            optimizer or AdamW(),
-            learning_rate(schedule or Schedule(), loop.steps),
-            devices,
-            len(feed.loader.groups),
-            feed.byte_lengths,
-            compiler_options=compiler_options,
-        )
-        begun = begin(run_dir, start or Start(), model, step.state_shardings, feed.vocabulary_sha256, seed, say)
-        meta = CheckpointMeta(
-            step=begun.step,
-            tokens=0,
-            row=0,
-            vocabulary_sha256=feed.vocabulary_sha256,
-            model=dataclasses.asdict(model),
-            config_hash=run_folder.config_hash(config_text),
-            parent=begun.parent,
-        )
-        run = Run(folder=run_dir, model=model, compute=compute, data=data, loop=loop, feed=feed, step=step, meta=meta)
-        rows = rows_as_begun(run, begun)
-        if begun.step < loop.steps or not begun.resumed:  # a finished run keeps the records of what trained it
-            record(run, begun, rows, config_text, argv)
-        return watched(run, begun, checkpoints or Checkpointing())
+    with together(hosts or Hosts(), run_folder.same_on_all_hosts(), config_text) as line:
+        keep_compiled(compilation_cache)
+        devices = make_mesh(mesh or MeshConfig())
+        introduce(devices, line)
+        platform = devices.devices.flat[0].platform
+        compute, warning = capability.usable(compute or ComputeConfig(), data.sequence_length, platform)
+        if warning:
+            say(f"warning: {warning}")
+        needed, there = check_fit(model, compute, devices, rows_per_device, data.sequence_length)
+        say(f"a device needs about {text(needed.total)} of {text(there)}")
+        with run_folder.in_use(run_dir):
+            feed = feeding.open_feed(data, rows_per_device, batch_layout(devices), model.vocab_size, verify_stores, say)
+            step = make_step(
+                model,
+                compute,
+                optimizer or AdamW(),
+                learning_rate(schedule or Schedule(), loop.steps),
+                devices,
+                len(feed.loader.groups),
+                feed.byte_lengths,
+                compiler_options=compiler_options,
+            )
+            begun = begin(run_dir, start or Start(), model, step.state_shardings, feed.vocabulary_sha256, seed, say)
+            meta = CheckpointMeta(
+                step=begun.step,
+                tokens=0,
+                row=0,
+                vocabulary_sha256=feed.vocabulary_sha256,
+                model=dataclasses.asdict(model),
+                config_hash=run_folder.config_hash(config_text),
+                parent=begun.parent,
+            )
+            run = Run(
+                folder=run_dir, model=model, compute=compute, data=data, loop=loop, feed=feed, step=step, meta=meta
+            )
+            rows = rows_as_begun(run, begun)
+            if begun.step < loop.steps or not begun.resumed:  # a finished run keeps the records of what trained it
+                record(run, begun, rows, config_text, argv)
+            return watched(run, begun, checkpoints or Checkpointing())
 
 
 def rows_as_begun(run: Run, begun: Begun) -> dict[str, Any]:
@@ -250,6 +261,12 @@ def probe(run: Run, begun: Begun) -> None:
     groups = len(run.feed.loader.groups)
     loss = held_out.check_probe(run.step, begun.state["params"], found, run.feed.shape[1], groups, parent)
     say(f"loss on the probe rows {loss:.4f}; the reference model has {found[1]:.4f}")
+
+
+def introduce(mesh: Mesh, line: Line | None) -> None:
+    """Print hosts, mesh and links, before anything else is said."""
+    names = {0: socket.gethostname()} if line is None else line.hosts
+    say("\n".join(described(mesh, names)))
 
 
 def say(message: str) -> None:

@@ -26,6 +26,7 @@ from t_elaine.checkpoints.arrays import TreeHandler, TreeSave, save_args
 from t_elaine.checkpoints.layout import CheckpointMeta
 from t_elaine.errors import NO_ROOM, UserError
 from t_elaine.faults import fault_point
+from t_elaine.parallel import agreement
 
 SPARE = 16 << 20  # records, digests, the file system's own
 NO_SPACE = ("no space left", "disk quota", "file too large", "resource_exhausted")
@@ -75,6 +76,7 @@ class Checkpoints:
                 if ".deleting-" in name or "orbax-checkpoint-tmp" in name:
                     remove(paths.join(folder, name))
         paths.make_folder(folder)
+        agreement.wait_for_all("checkpoints folder")  # none lists it before it is clean
         self._manager = ocp.CheckpointManager(
             folder if paths.is_remote(folder) else os.path.abspath(folder),
             item_handlers={

@@ -30,6 +30,7 @@ DATACLASSES: tuple[str, ...] = (
     "t_elaine.model.config:RopeScaling",
     "t_elaine.model.config:ComputeConfig",
     "t_elaine.parallel.mesh:MeshConfig",
+    "t_elaine.parallel.hosts:Hosts",
     "t_elaine.training.optimizer:Schedule",
     "t_elaine.training.optimizer:AdamW",
     "t_elaine.training.loop:Loop",

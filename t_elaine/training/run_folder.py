@@ -13,6 +13,8 @@ import platform
 import shlex
 import socket
 import subprocess
+import time
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +24,7 @@ import jax
 
 from t_elaine import changes, paths
 from t_elaine.errors import UserError
+from t_elaine.parallel import agreement
 
 PACKAGES = ("t-elaine", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorstore", "numpy", "pyarrow")
 
@@ -33,6 +36,38 @@ def is_main() -> bool:
 
 @contextmanager
 def in_use(run_dir: str) -> Iterator[None]:
+    """Hold a run's folder while inside: process 0 does; the others see that it is the same folder.
+
+    Raises:
+        UserError: another run holds it, or a host does not see it.
+    """
+    with _held(run_dir) if is_main() else contextlib.nullcontext():
+        check_shared(run_dir)
+        yield
+
+
+def check_shared(run_dir: str, seconds: float = 20.0) -> None:
+    """Raise UserError, on all hosts, where one of them does not see what process 0 wrote into the run's folder."""
+    if jax.process_count() == 1:
+        return
+    mark = agreement.from_main(f".seen-{uuid.uuid4().hex}")
+    if is_main():
+        paths.write_text(paths.join(run_dir, mark), "")
+    agreement.wait_for_all("run folder")
+    end = time.monotonic() + seconds  # network file systems may show it late
+    while not (seen := mark in paths.listing(run_dir)) and time.monotonic() < end:
+        time.sleep(0.2)
+    blind = agreement.anywhere(not seen)
+    if is_main():
+        paths.remove(paths.join(run_dir, mark))
+    if blind:
+        what = f"process(es) {', '.join(map(str, blind))} do not see the run folder of process 0"
+        mend = "give a folder that all hosts share, at the same path: a network disk, or gs://"
+        raise UserError(what, os.path.abspath(run_dir) if not paths.is_remote(run_dir) else run_dir, mend)
+
+
+@contextmanager
+def _held(run_dir: str) -> Iterator[None]:
     """Hold a run's folder. The lock is freed by the system when the process ends, SIGKILL included.
 
     A run that was refused, so that nothing was written but the lock, leaves no folder where there was none.
@@ -123,6 +158,25 @@ def versions() -> dict[str, Any]:
         "devices": {"kind": devices[0].device_kind, "count": len(devices), "processes": jax.process_count()},
         "runtime": str(devices[0].client.platform_version).splitlines()[0],
     }
+
+
+def same_on_all_hosts() -> dict[str, str]:
+    """What must be equal on all hosts of a run, by name; asks no device."""
+    found = {"python": platform.python_version(), **_source()}
+    for name in (*PACKAGES, "libtpu"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS"):
+        flags = (flag for flag in os.environ.get(name, "").split() if not flag.startswith("--xla_dump"))
+        found[name] = " ".join(sorted(flags))
+    return found
+
+
+def _source() -> dict[str, str]:
+    """The checkout's commit; no more, because byte-compiled or untracked files differ without meaning anything."""
+    source = source_version(Path(__file__).resolve().parents[2])
+    changed = f" with changes {source['diff_sha256'][:12]}" if source["diff_sha256"] else ""
+    return {"commit of t_elaine": f"{str(source['commit'])[:12]}{changed}"} if source["commit"] else {}
 
 
 def source_version(checkout: Path) -> dict[str, Any]:
