@@ -23,7 +23,7 @@ RULES: Rules = MappingProxyType(
     {
         "batch": ("replica", "fsdp"),
         "sequence": ("context",),
-        "embed": ("fsdp",),
+        "embed": ("fsdp", "context"),  # devices that share rows need not each keep whole parameters
         "norm": (),  # a few kB a layer: gathering them would cost more than keeping them
         "mlp": ("tensor",),
         "vocab": ("tensor",),

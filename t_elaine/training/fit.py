@@ -131,7 +131,7 @@ def remedy(config: LlamaConfig, compute: ComputeConfig, mesh: Mesh, wanted: Need
         if compute.remat != "full":
             ways.append('ComputeConfig.remat = "full"')
         ways.append("fewer rows_per_device or a shorter Mixture.sequence_length")
-    pieces = mesh.shape["fsdp"] * mesh.shape["tensor"]
+    pieces = mesh.shape["fsdp"] * mesh.shape["context"] * mesh.shape["tensor"]
     whole = fixed * pieces
     devices = math.ceil(whole / max(there - wanted.activations, there // 2, 1))
     power = 1 << max(devices - 1, 1).bit_length()
