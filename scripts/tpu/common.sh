@@ -7,10 +7,11 @@ HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 REMOTE=t-elaine-pod # folder on the hosts, in the home of the user that gcloud logs in as
 KEYS=(PROJECT ZONE NAME ACCELERATOR SLICES CAPACITY RUNTIME VALID_UNTIL SERVICE_ACCOUNT NETWORK SUBNETWORK INTERNAL_IPS
   PRICE_PER_CHIP_HOUR CURRENCY HOURS WHEEL REPOSITORY REVISION CONSTRAINTS PYTHON BUCKET RUN_DIR GIN_FILES BINDING MODULE
-  POLL_SECONDS MAX_TRIES)
+  POLL_SECONDS START_SECONDS MAX_TRIES)
 NEEDED=(PROJECT ZONE NAME ACCELERATOR CAPACITY PRICE_PER_CHIP_HOUR BUCKET)
 CONFIG=pod.conf DRY_RUN=no YES=no POD_MAY_EXIST=no BINDINGS=()
 POD_STATE='' CHIPS=0 HOSTS=0
+exec 3>&2 # a trap may run while a command's errors are redirected
 SCRATCH=$(mktemp -d "${TMPDIR:-/tmp}/t-elaine.XXXXXX")
 
 # --- messages -------------------------------------------------------------------------------------------------------
@@ -31,13 +32,13 @@ at_exit() {
     {
       echo "$NAME may still be there, or in the queue, and cost $(hourly) $CURRENCY an hour. This deletes it:"
       echo "  $(quoted "${DELETE[@]}")"
-    } >&2
+    } >&3
   fi
   exit "$code"
 }
 trap at_exit EXIT
-trap 'echo "interrupted" >&2; exit 130' INT
-trap 'echo "terminated" >&2; exit 143' TERM
+trap 'echo "interrupted" >&3; exit 130' INT
+trap 'echo "terminated" >&3; exit 143' TERM
 
 # --- commands -------------------------------------------------------------------------------------------------------
 
@@ -53,9 +54,14 @@ quoted() {
   printf '%s\n' "$out"
 }
 
-# Run a command, or only print it.
+# Run a command, or in a dry run only print it.
 run() {
-  if [ "$DRY_RUN" = yes ]; then quoted "$@"; else "$@"; fi
+  if [ "$DRY_RUN" = yes ]; then
+    quoted "$@"
+  else
+    printf '+ %s\n' "$(quoted "$@")" >&2
+    "$@"
+  fi
 }
 
 # --- settings -------------------------------------------------------------------------------------------------------
@@ -128,7 +134,7 @@ check() {
 load() {
   read_config
   : "${SLICES:=1}" "${CURRENCY:=USD}" "${HOURS:=24}" "${INTERNAL_IPS:=no}" "${PYTHON:=3.11}" "${REVISION:=main}"
-  : "${POLL_SECONDS:=60}" "${MAX_TRIES:=20}"
+  : "${POLL_SECONDS:=60}" "${START_SECONDS:=20}" "${MAX_TRIES:=20}"
   HOURS=${FLAG_hours:-$HOURS}
   check PROJECT '([a-z0-9.-]+:)?[a-z][a-z0-9-]{4,28}[a-z0-9]' my-project
   check ZONE '[a-z]+-[a-z]+[0-9]+-[a-z]' europe-west4-b
@@ -143,6 +149,7 @@ load() {
   check BUCKET 'gs://[a-z0-9][a-z0-9._-]{1,61}[a-z0-9]' gs://my-bucket
   check RUN_DIR 'gs://[^ ]+' gs://my-bucket/runs/elaine-1
   check POLL_SECONDS '[0-9]+' 60
+  check START_SECONDS '[0-9]+' 20
   check MAX_TRIES '[0-9]+' 20
   RUN_DIR=${RUN_DIR:-$BUCKET/runs/$NAME} RUN_DIR=${RUN_DIR%/}
   read_accelerator
@@ -184,7 +191,7 @@ hourly() { awk -v c="$CHIPS" -v s="$SLICES" -v p="$PRICE_PER_CHIP_HOUR" 'BEGIN {
 
 show_cost() {
   local total=$((CHIPS * SLICES)) price="$PRICE_PER_CHIP_HOUR $CURRENCY"
-  say "$NAME: $SLICES x $ACCELERATOR ($CHIPS chips on $HOSTS hosts each), $CAPACITY, in $ZONE of $PROJECT"
+  say "$NAME: $SLICES x $ACCELERATOR (each $CHIPS chips on $HOSTS hosts), $CAPACITY, in $ZONE of $PROJECT"
   say "cost: $total chips x $price a chip hour = $(hourly) $CURRENCY an hour," \
     "$(awk -v h="$(hourly)" -v n="$HOURS" 'BEGIN { printf "%.2f", h * n }') $CURRENCY for $HOURS hours"
   if [[ $PRICE_PER_CHIP_HOUR =~ ^0+(\.0+)?$ ]]; then

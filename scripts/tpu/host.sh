@@ -60,13 +60,18 @@ import importlib.metadata
 print(*(f"{name}={importlib.metadata.version(name)}" for name in ("t-elaine", "jax", "libtpu")))')"
 }
 
-is_running() { [ -s "$ROOT/run/pid" ] && kill -0 "-$(cat "$ROOT/run/pid")" 2>/dev/null; }
+# A process of the run's own session that is not a zombie (pgrep would count those).
+# shellcheck disable=SC2009
+is_running() { [ -s "$ROOT/run/pid" ] && ps -o stat= -s "$(cat "$ROOT/run/pid")" | grep -qv '^Z'; }
 
-# start ARGUMENTS OF TRAIN…: detached, so that it outlives the connection; its exit code lands in run/exit.
+# start LAUNCH ARGUMENTS OF TRAIN…: detached, so that it outlives the connection; its exit code lands in run/exit.
 start() {
+  local launch=$1
+  shift
   is_running && give_up "train is at work here already, process $(cat "$ROOT/run/pid")"
   [ -x "$ROOT/venv/bin/python" ] || give_up "nothing is installed here"
   rm -f "$ROOT/run/exit"
+  echo "$launch" >"$ROOT/run/launch"
   {
     printf '#!/usr/bin/env bash\ncd %q || exit 1\n' "$ROOT/incoming"
     printf '%q ' "$ROOT/venv/bin/python" -m t_elaine.train "$@"
@@ -89,9 +94,14 @@ status() {
   fi
 }
 
-# stop SECONDS: SIGTERM, upon which train saves a checkpoint; SIGKILL after so many seconds.
+# stop SECONDS [LAUNCH]: SIGTERM, upon which train saves a checkpoint; SIGKILL after so many seconds. With LAUNCH, only
+# what that launch started.
 stop() {
   local left=${1:-600} group
+  if [ -n "${2:-}" ] && [ "$2" != "$(cat "$ROOT/run/launch" 2>/dev/null)" ]; then
+    answer ok "left alone"
+    return
+  fi
   is_running || {
     answer ok "nothing was running"
     return

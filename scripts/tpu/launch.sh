@@ -1,16 +1,15 @@
 #!/usr/bin/env bash
 # Start train on every host of the pod, detached: it goes on when this terminal is closed. logs.sh shows what it says.
-# Usage: launch.sh [--config=pod.conf] [--wait=SECONDS] [--dry_run]
-#   --wait=N    look after so many seconds whether train still runs on every host (20)
+# Usage: launch.sh [--config=pod.conf] [--dry_run]
 #   --dry_run   print each command, run none
 set -euo pipefail
 # shellcheck source=scripts/tpu/common.sh
 . "$(dirname "$0")/common.sh"
 # shellcheck source=scripts/tpu/pod.sh
 . "$(dirname "$0")/pod.sh"
-read_arguments "wait=" "$@"
+read_arguments "" "$@"
 load
-wait=${FLAG_wait:-20}
+launch=$(date -u +%Y%m%dT%H%M%S)-$$
 
 arguments=() files=()
 for file in $GIN_FILES; do
@@ -34,16 +33,16 @@ pod_state ACTIVE
 [ "$POD_STATE" = ACTIVE ] || fail 1 "$NAME is $POD_STATE, not ACTIVE" "$ZONE of $PROJECT" "create.sh makes and awaits it"
 POD_MAY_EXIST=yes
 [ ${#files[@]} -eq 0 ] || copy_to_hosts_or_fail "${files[@]}"
-if ! on_hosts "start train" "bash $REMOTE/host.sh start $(quoted "${arguments[@]}")"; then
+if ! on_hosts "start train" "bash $REMOTE/host.sh start $launch $(quoted "${arguments[@]}")"; then
   not_started=$NOT_OK
-  # A pod where some hosts train and others do not only waits, and costs.
-  on_hosts "stop train where it started" "bash $REMOTE/host.sh stop 10" || true
+  # A pod where some hosts train and others do not only waits, and costs. What an earlier launch started is left alone.
+  on_hosts "stop train where this launch started it" "bash $REMOTE/host.sh stop 10 $launch" || true
   NOT_OK=$not_started
   fail 1 "train did not start: $NOT_OK" "$NAME" "look with: $(host_shell); install.sh if nothing is installed"
 fi
-run sleep "$wait"
+run sleep "$START_SECONDS"
 if ! on_hosts "look after train" "bash $REMOTE/host.sh status"; then
-  fail 1 "train ended within $wait seconds: $NOT_OK" "$NAME" "logs.sh --all --once --config=$CONFIG"
+  fail 1 "train ended within $START_SECONDS seconds: $NOT_OK" "$NAME" "logs.sh --all --once --config=$CONFIG"
 fi
 say "train runs on all hosts; metrics and checkpoints: $RUN_DIR"
 say "next: logs.sh --config=$CONFIG, and resume.sh --config=$CONFIG to outlive preemptions"

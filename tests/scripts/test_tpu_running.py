@@ -1,0 +1,302 @@
+"""scripts/tpu on a pod that is there: install, launch, logs, resume after preemptions, delete, dry runs."""
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.scripts.cloud import (
+    FINE,
+    REFUSED,
+    SCRIPTS,
+    Cloud,
+    is_running,
+    nodes,
+    printed_commands,
+    run_says,
+    ssh,
+    state,
+    without_launch,
+)
+
+DELETE_LINE = (
+    "gcloud compute tpus queued-resources delete pod --zone=europe-west4-b --project=my-project --force --quiet"
+)
+CREATED = (["queued-resources create"], [FINE | {"out": ""}])
+DELETED = (["queued-resources delete"], [FINE | {"out": ""}])
+RUN_DIR = "--gin.RUN_DIR='gs://my-bucket/runs/pod'"
+
+
+@pytest.fixture
+def cloud(tmp_path: Path) -> Iterator[Cloud]:
+    made = Cloud(tmp_path)
+    made.answers(state("ACTIVE"))
+    yield made
+    for pid in made.folder.glob("slice-*/t-elaine-pod/run/pid"):
+        try:
+            os.killpg(int(pid.read_text()), signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+
+
+def ready(cloud: Cloud, *scripts: str) -> None:
+    for script in scripts:
+        done = cloud.run(script)
+        assert done.returncode == 0, done.stderr
+    cloud.forget()
+
+
+def test_install_sends_one_program_to_every_host(cloud: Cloud) -> None:
+    done = cloud.run("install")
+    assert done.returncode == 0, done.stderr
+    incoming = "t-elaine-pod/incoming"
+    program = "bash t-elaine-pod/host.sh install git https://example.org/t-elaine.git main 3.11 ''"
+    assert cloud.calls()[1:] == [
+        ssh(f"mkdir -p {incoming}"),
+        ["compute", "tpus", "queued-resources", "scp", str(SCRIPTS / "host.sh"), f"pod:{incoming}/",
+         "--zone=europe-west4-b", "--project=my-project", "--node=all", "--worker=all"],
+        ssh(f"cp {incoming}/host.sh t-elaine-pod/host.sh && {program}"),
+    ]  # fmt: skip
+    assert "installed on every host: t-elaine=0.1.0 jax=0.10.2 libtpu=0.0.42" in done.stdout
+    for worker in range(4):
+        home = cloud.host(worker)
+        root = f"{home}/t-elaine-pod"
+        assert (home / "uv.log").read_text().splitlines() == [
+            f"uv venv --quiet --allow-existing --python 3.11 {root}/venv",
+            f"uv pip install --quiet --python {root}/venv/bin/python --reinstall-package t-elaine"
+            f" --constraint {root}/source/constraints.txt t-elaine[tpu] @ file://{root}/source",
+        ]
+        assert "fetch --quiet origin main\n" in (home / "git.log").read_text()
+
+
+def test_install_takes_a_wheel_and_the_versions_of_this_checkout(cloud: Cloud) -> None:
+    (cloud.folder / "t_elaine-0.1.0-py3-none-any.whl").write_bytes(b"wheel")
+    cloud.config(REPOSITORY=None, WHEEL="t_elaine-0.1.0-py3-none-any.whl", INTERNAL_IPS="yes")
+    assert cloud.run("install").returncode == 0
+    assert all("--internal-ip" in call for call in cloud.calls()[1:])
+    incoming = cloud.host(3) / "t-elaine-pod" / "incoming"
+    assert (incoming / "t_elaine-0.1.0-py3-none-any.whl").read_bytes() == b"wheel"
+    assert "jax==" in (incoming / "constraints.txt").read_text()
+    last = (cloud.host(3) / "uv.log").read_text().splitlines()[-1]
+    assert last.endswith(
+        f"--constraint {incoming}/constraints.txt t-elaine[tpu] @ file://{incoming}/t_elaine-0.1.0-py3-none-any.whl"
+    )
+
+
+def test_the_host_where_the_install_fails_is_named(cloud: Cloud) -> None:
+    (cloud.host(2) / "breaks").write_text("pip")
+    done = cloud.run("install")
+    assert done.returncode == 1 and DELETE_LINE in done.stderr
+    assert "install failed after 3 tries: slice 0 worker 2: t1v-n-0abc-w-2 packages: see " in done.stderr
+    assert "no space left on device" in done.stderr and "--node=0 --worker=2" in done.stderr
+    assert "worker 1" not in done.stderr
+    assert cloud.verbs().count("ssh") == 1 + 3
+
+
+def test_a_host_that_is_mended_in_the_meantime_passes_the_second_try(cloud: Cloud) -> None:
+    flaky = (["scp"], [REFUSED, {}])
+    cloud.answers(state("ACTIVE"), flaky)
+    done = cloud.run("install")
+    assert done.returncode == 0 and "copying to the hosts failed (try 1 of 3)" in done.stdout
+    assert cloud.verbs() == ["describe", "ssh", "scp", "ssh", "scp", "ssh"]
+
+
+def test_a_host_that_gives_no_answer_is_named(cloud: Cloud) -> None:
+    cloud.host(1).rmdir()
+    done = cloud.run("install")
+    assert done.returncode == 1 and "slice 0 worker 1 gave no answer" in done.stderr
+
+
+def test_hosts_with_different_versions_are_refused(cloud: Cloud) -> None:
+    (cloud.host(1) / "jax").write_text("0.10.1")
+    done = cloud.run("install")
+    assert done.returncode == 1 and "different versions" in done.stderr and "jax=0.10.1" in done.stderr
+
+
+@pytest.mark.parametrize("script", ["install", "launch"])
+def test_nothing_is_tried_on_a_pod_that_is_not_there(cloud: Cloud, script: str) -> None:
+    cloud.answers(state("WAITING_FOR_RESOURCES"))
+    done = cloud.run(script)
+    assert done.returncode == 1 and "pod is WAITING_FOR_RESOURCES, not ACTIVE" in done.stderr
+    assert cloud.verbs() == ["describe"]
+
+
+def test_launch_starts_train_detached_on_every_host(cloud: Cloud) -> None:
+    (cloud.folder / "my.gin").write_text("x = 1\n")
+    cloud.config("BINDING=TOTAL_TOKENS=1_000", "BINDING=NOTE='two words'", GIN_FILES="cpt.gin my.gin")
+    ready(cloud, "install")
+    done = cloud.run("launch")
+    assert done.returncode == 0, done.stderr
+    arguments = [
+        "--gin_file=cpt.gin",
+        "--gin_file=my.gin",
+        "--gin.TOTAL_TOKENS=1_000",
+        "--gin.NOTE='two words'",
+        RUN_DIR,
+    ]
+    assert cloud.verbs() == ["describe", "ssh", "scp", "ssh", "ssh"]
+    for worker in range(4):
+        home = cloud.host(worker)
+        assert (home / "t-elaine-pod" / "incoming" / "my.gin").exists()
+        assert (home / "train.arguments").read_text().splitlines() == ["-m", "t_elaine.train", *arguments]
+        pid = int((home / "t-elaine-pod" / "run" / "pid").read_text())
+        assert os.getpgid(pid) == pid == os.getsid(pid), "train must outlive the connection"
+
+
+def test_a_launch_that_fails_on_one_host_is_taken_back_on_the_others(cloud: Cloud) -> None:
+    ready(cloud, "install")
+    (cloud.host(3) / "t-elaine-pod" / "venv" / "bin" / "python").unlink()
+    done = cloud.run("launch")
+    assert done.returncode == 1 and "slice 0 worker 3: t1v-n-0abc-w-3 start: nothing is installed here" in done.stderr
+    assert DELETE_LINE in done.stderr
+    assert not any(is_running(cloud.host(worker)) for worker in range(4))
+
+
+def test_train_that_dies_at_once_is_told_with_its_last_words(cloud: Cloud) -> None:
+    ready(cloud, "install")
+    (cloud.host(1) / "dies").touch()
+    cloud.config(START_SECONDS="1")
+    done = cloud.run("launch")
+    assert done.returncode == 1 and "slice 0 worker 1: t1v-n-0abc-w-1 train ended with 1" in done.stderr
+    assert "t1v-n-0abc-w-1: out of memory" in done.stdout
+
+
+def test_a_second_launch_is_refused(cloud: Cloud) -> None:
+    ready(cloud, "install", "launch")
+    done = cloud.run("launch")
+    assert done.returncode == 1 and "at work here already" in done.stderr
+    assert cloud.run("install").returncode == 1  # nor are files changed under a run
+    assert all(is_running(cloud.host(worker)) for worker in range(4))
+
+
+def test_logs_show_the_hosts(cloud: Cloud) -> None:
+    ready(cloud, "install", "launch")
+    done = cloud.run("logs", "--once", "--lines=5")
+    assert "t1v-n-0abc-w-0: training begins" in done.stdout and "w-1" not in done.stdout
+    assert cloud.calls()[-1][-3:] == ["--node=0", "--worker=0", "--command=bash t-elaine-pod/host.sh logs 5 once"]
+    assert "t1v-n-0abc-w-3: training begins" in cloud.run("logs", "--once", "--all").stdout
+    process = cloud.start("logs", "--worker=2", start_new_session=True)
+    assert process.stdout is not None
+    assert "t1v-n-0abc-w-2: " in process.stdout.readline()
+    os.killpg(process.pid, signal.SIGINT)
+    process.communicate(timeout=30)
+    assert cloud.run("logs", "--worker=one").returncode == 2
+
+
+def test_delete_lets_train_save_and_looks_whether_all_is_gone(cloud: Cloud) -> None:
+    ready(cloud, "install", "launch")
+    cloud.answers(state("ACTIVE", "MISSING"), (["queued-resources delete"], [REFUSED, FINE]))
+    done = cloud.run("delete", "--stop", "--yes")
+    assert done.returncode == 0 and "pod is gone; gs://my-bucket/runs/pod stays" in done.stdout
+    assert cloud.verbs() == ["describe", "ssh", "delete", "delete", "describe"]
+    log = cloud.host(0) / "t-elaine-pod" / "logs" / "t1v-n-0abc-w-0.log"
+    assert log.read_text().splitlines()[-1] == "saved"
+    cloud.answers(state("MISSING"))
+    assert "there is no queued resource pod" in cloud.run("delete").stdout
+
+
+def test_a_delete_that_does_not_work_says_so(cloud: Cloud) -> None:
+    cloud.answers(state("ACTIVE"), (["queued-resources delete"], [REFUSED]))
+    done = cloud.run("delete", "--yes")
+    assert done.returncode == 1 and "pod is still there, it is ACTIVE" in done.stderr and DELETE_LINE in done.stderr
+    assert cloud.verbs().count("delete") == 3
+    assert cloud.run("delete", typed="\n").returncode == 2
+
+
+@pytest.mark.parametrize(("status", "code"), [("finished", 0), ("stopped", 1)])
+def test_resume_does_nothing_for_a_run_that_has_ended(cloud: Cloud, status: str, code: int) -> None:
+    cloud.answers(run_says(status), state("ACTIVE", "MISSING"), DELETED)
+    done = cloud.run("resume", "--yes")
+    assert done.returncode == code and f"because of {status}" in done.stdout and DELETE_LINE in done.stdout
+    assert cloud.verbs() == ["cat"]
+    assert cloud.run("resume", "--yes", "--delete").returncode == code
+    assert cloud.verbs() == ["cat", "cat", "describe", "delete", "describe"]
+
+
+@pytest.mark.parametrize(("first", "lost"), [("SUSPENDED", []), ("FAILED", []), ("ACTIVE", ["PREEMPTED"])])
+def test_resume_makes_a_preempted_pod_anew(cloud: Cloud, first: str, lost: list[str]) -> None:
+    states = state(first, first, "MISSING", "MISSING", "ACTIVE")
+    cloud.answers(run_says("running", "finished"), states, nodes(*lost, "READY"), CREATED, DELETED)
+    done = cloud.run("resume", "--yes")
+    assert done.returncode == 0, done.stderr
+    verbs = [verb for verb in cloud.verbs() if verb != "describe"]
+    assert verbs == ["cat", "delete", "create", "ssh", "scp", "ssh", "ssh", "ssh", "cat"]
+    assert (cloud.host(0) / "train.arguments").read_text().splitlines()[-1] == RUN_DIR
+
+
+def test_resume_waits_while_the_pod_is_being_taken_away(cloud: Cloud) -> None:
+    states = state("SUSPENDING", "WAITING_FOR_RESOURCES", "ACTIVE")
+    cloud.answers(run_says("running", "running", "finished"), states)
+    assert cloud.run("resume", "--yes").returncode == 0
+    assert cloud.verbs() == ["cat", "describe", "cat", "describe", "cat"]
+
+
+def test_resume_starts_a_first_run_where_there_is_neither_pod_nor_folder(cloud: Cloud) -> None:
+    cloud.answers(run_says("none", "finished"), state("MISSING", "MISSING", "ACTIVE"), CREATED)
+    assert cloud.run("resume", "--yes").returncode == 0
+    assert "delete" not in cloud.verbs() and cloud.verbs().count("create") == 1
+
+
+def test_resume_gives_up_after_so_many_tries(cloud: Cloud) -> None:
+    cloud.answers(run_says("running"), state("MISSING"), (["resources create"], [REFUSED]))
+    done = cloud.run("resume", "--yes")
+    assert done.returncode == 1 and "given up after 2 tries" in done.stderr
+    assert cloud.verbs().count("create") == 2
+
+
+def test_resume_is_not_moved_by_one_lost_connection(cloud: Cloud) -> None:
+    ready(cloud, "install", "launch")
+    lost = (["host.sh status"], [{"code": 255, "err": "lost"}, {}])
+    cloud.answers(run_says("running", "running", "finished"), state("ACTIVE"), nodes("READY"), lost)
+    assert cloud.run("resume", "--yes").returncode == 0
+    assert cloud.verbs().count("ssh") == 3 and "create" not in cloud.verbs()
+
+
+def test_resume_starts_train_anew_where_one_host_lost_it(cloud: Cloud) -> None:
+    ready(cloud, "install", "launch")
+    first = int((cloud.host(1) / "t-elaine-pod" / "run" / "pid").read_text())
+    os.killpg(int((cloud.host(2) / "t-elaine-pod" / "run" / "pid").read_text()), signal.SIGKILL)
+    cloud.answers(run_says("running", "preempted", "finished"), state("ACTIVE"), nodes("READY"))
+    done = cloud.run("resume", "--yes")
+    assert done.returncode == 0 and "train is not at work" in done.stdout
+    assert int((cloud.host(1) / "t-elaine-pod" / "run" / "pid").read_text()) != first
+    assert all(is_running(cloud.host(worker)) for worker in range(4))
+
+
+def test_resume_stops_where_it_cannot_know_what_is_left(cloud: Cloud) -> None:
+    cloud.answers((["storage cat"], [{"code": 1, "err": "ERROR: HTTPError 403: no permission\n"}]))
+    done = cloud.run("resume", "--yes")
+    assert done.returncode == 1 and "403" in done.stderr and cloud.verbs() == ["cat"] * 5
+
+
+def test_a_dry_run_prints_what_a_real_run_calls(cloud: Cloud) -> None:
+    """Every script: nothing is called, and what is printed is, pasted, what a smooth run calls."""
+    (cloud.folder / "my.gin").write_text("")
+    cloud.config("BINDING=NOTE='it is $HOME'", GIN_FILES="my.gin")
+    smooth = {"create": state("MISSING", "ACTIVE"), "delete": state("ACTIVE", "MISSING")}
+    for script in ("create", "install", "launch", "delete"):
+        cloud.answers(smooth.get(script, state("ACTIVE")), CREATED, DELETED)
+        arguments = {"create": ["--yes"], "delete": ["--yes", "--stop"]}.get(script, [])
+        dry = cloud.run(script, "--dry_run", *arguments)
+        assert dry.returncode == 0 and cloud.calls() == []
+        assert cloud.run(script, *arguments).returncode == 0
+        assert without_launch(printed_commands(dry.stdout)) == without_launch(cloud.calls()), script
+        cloud.forget()
+    dry = cloud.run("resume", "--dry_run")
+    kinds = ("create", "delete", "scp", "cat")
+    short = [kind for call in printed_commands(dry.stdout) for kind in kinds if kind in call]
+    assert short == ["cat", "delete", "create", "scp", "scp"] and cloud.calls() == []
+    assert "host.sh logs" in cloud.run("logs", "--dry_run").stdout
+
+
+def test_two_slices(tmp_path: Path) -> None:
+    cloud = Cloud(tmp_path, hosts=2, slices=2)
+    cloud.config(ACCELERATOR="v4-16", SLICES="2")
+    cloud.answers(state("ACTIVE"))
+    (cloud.host(1, slice_=1) / "breaks").write_text("venv")
+    done = cloud.run("install")
+    assert done.returncode == 1 and "tries: slice 1 worker 1: t1v-n-0abc-w-1 python: see" in done.stderr
+    (cloud.host(1, slice_=1) / "breaks").unlink()
+    assert cloud.run("install").returncode == 0
