@@ -26,14 +26,15 @@ from t_elaine.parallel.line import Line
 from t_elaine.parallel.mesh import MeshConfig, described, make_mesh
 from t_elaine.training import held_out, run_folder
 from t_elaine.training import loop as looping
+from t_elaine.training.building import build_step
 from t_elaine.training.compilation import compiled, keep_compiled
 from t_elaine.training.fit import check_fit, text
 from t_elaine.training.loop import Evaluator, Handed, Loop
 from t_elaine.training.metrics import mfu
-from t_elaine.training.optimizer import AdamW, Schedule, learning_rate
+from t_elaine.training.optimizer import AdamW, Schedule
 from t_elaine.training.sinks import open_sinks
 from t_elaine.training.start import Begun, Start, begin, split_state
-from t_elaine.training.step import Step, batch_layout, batch_shapes, make_step, state_shapes, token_count
+from t_elaine.training.step import Step, batch_layout, batch_shapes, state_shapes, token_count
 from t_elaine.training.stopping import stopping
 
 ROWS = "rows.json"
@@ -115,15 +116,16 @@ def train(
         say(f"a device needs about {text(needed.total)} of {text(there)}")
         with run_folder.in_use(run_dir):
             feed = feeding.open_feed(data, rows_per_device, batch_layout(devices), model.vocab_size, verify_stores, say)
-            step = make_step(
+            step = build_step(
                 model,
                 compute,
-                optimizer or AdamW(),
-                learning_rate(schedule or Schedule(), loop.steps),
+                optimizer,
+                schedule,
+                loop.steps,
                 devices,
                 len(feed.loader.groups),
                 feed.byte_lengths,
-                compiler_options=compiler_options,
+                compiler_options,
             )
             begun = begin(run_dir, start or Start(), model, step.state_shardings, feed.vocabulary_sha256, seed, say)
             meta = CheckpointMeta(

@@ -5,8 +5,9 @@ The data's side of `assembly`; it knows no optimizer and no loop.
 
 import dataclasses
 import hashlib
+import math
 import os
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -69,12 +70,7 @@ def open_feed(
     Raises:
         UserError: a store is missing, damaged or of another vocabulary; a batch does not divide.
     """
-    axes = dict(sharding.mesh.shape)
-    ways = int(np.prod([axes[name] for name in BATCH_AXES]))
-    if data.sequence_length % axes["context"]:
-        what = f"sequence_length {data.sequence_length} does not divide by MeshConfig.context = {axes['context']}"
-        raise UserError(what, "Mixture.sequence_length, MeshConfig.context", "make one a multiple of the other")
-    microbatches = accumulation(data, rows_per_device, ways)
+    shape = batch_shape(data, rows_per_device, sharding.mesh.shape)
     plan = loading.open_mixture(data)
     if verify:
         for folder in data.stores:
@@ -83,7 +79,6 @@ def open_feed(
     if size > vocab_size:
         what = f"the stores' vocabulary has {size} ids, the model {vocab_size}"
         raise UserError(what, "LlamaConfig.vocab_size", "prepare the stores again with the model's own tokenizer")
-    shape = (microbatches, ways * rows_per_device, data.sequence_length)
     slots = loading.slots_of(sharding, shape)
     start = plan.describe(0)
     weights = ", ".join(f"{name} {source['weight']:.3f}" for name, source in start["sources"].items())
@@ -92,13 +87,31 @@ def open_feed(
         f"shares of the tokens (from {start['weights_from']}): {weights}"
     )
     return Feed(
-        loader=loading.Loader(plan, microbatches, shape[1], slots),
+        loader=loading.Loader(plan, shape[0], shape[1], slots),
         shape=shape,
         sharding=sharding,
         slots=slots,
         byte_lengths=byte_lengths(data.stores[0], vocab_size),
         vocabulary_sha256=str(plan.vocabulary["sha256"]),
     )
+
+
+def batch_shape(data: Mixture, rows_per_device: int, axes: Mapping[str, int]) -> tuple[int, int, int]:
+    """(A, B, T) of the global batch.
+
+    Args:
+        data: settings; no store is opened.
+        rows_per_device: rows of a microbatch on one device.
+        axes: mesh axis → devices along it.
+
+    Raises:
+        UserError: a batch or a row does not divide.
+    """
+    ways = math.prod(axes[name] for name in BATCH_AXES)
+    if data.sequence_length % axes["context"]:
+        what = f"sequence_length {data.sequence_length} does not divide by MeshConfig.context = {axes['context']}"
+        raise UserError(what, "Mixture.sequence_length, MeshConfig.context", "make one a multiple of the other")
+    return accumulation(data, rows_per_device, ways), ways * rows_per_device, data.sequence_length
 
 
 def byte_lengths(store: str, vocab_size: int) -> np.ndarray:
