@@ -6,6 +6,7 @@ on the diagonal nothing is computed; blocks with no document in common are skipp
 need no mask. The algorithm is Dao's (2023, arXiv 2307.08691). Grouped heads are never repeated in memory.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -42,9 +43,30 @@ def flash(
     """
     q_axes, kv_axes = (("batch", heads, None, "head_dim") for heads in ("q_heads", "kv_heads"))
     kernel = partial(_attend, min(block, q_BTHh.shape[1]), interpret)
-    attend = per_shard(kernel, (q_axes, kv_axes, kv_axes, ("batch", None)), q_axes)
+    flat = _flat(q_BTHh.shape[-1])
+    attend = per_shard(
+        kernel, (q_axes, kv_axes, kv_axes, ("batch", None)), ("batch", None, "q_heads") if flat else q_axes
+    )
     q, k, v = (x.transpose(0, 2, 1, 3) for x in (q_BTHh, k_BTKh, v_BTKh))
-    return attend(q, k, v, segments_BT).transpose(0, 2, 1, 3)
+    out = attend(q, k, v, segments_BT)
+    return out.reshape(q_BTHh.shape) if flat else out.transpose(0, 2, 1, 3)
+
+
+def _flat(head_dim: int) -> bool:
+    """Whether results go straight to [B,T,H*h], which the output projection reads: heads must fill whole lanes."""
+    return head_dim % blocks.LANES == 0
+
+
+def _results(block: int, h: int, index: Callable[..., tuple[Any, Any, Any]]) -> pl.BlockSpec:
+    """One head's block of the result, which the kernel sees as [1,block,h] or [1,1,block,h]; index: → (b, head, i)."""
+    if not _flat(h):
+        return pl.BlockSpec((1, 1, block, h), lambda *at: (*index(*at), 0))
+
+    def flat(*at: Any) -> tuple[Any, Any, Any]:
+        b, head, i = index(*at)
+        return b, i, head
+
+    return pl.BlockSpec((1, block, h), flat)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -83,7 +105,7 @@ def _forward(
             num_scalar_prefetch=4,
             grid=(B, H, len(pairs[0])),
             in_specs=[queries, keys, keys, of_queries, of_keys],
-            out_specs=[queries, norms],
+            out_specs=[_results(block, h, lambda b, n, t, *s: (b, n, s[0][t])), norms],
             scratch_shapes=[
                 pltpu.VMEM((block, h), q.dtype),
                 pltpu.VMEM((block, blocks.LANES), jnp.float32),
@@ -92,7 +114,10 @@ def _forward(
                 pltpu.VMEM((block, blocks.LANES), jnp.int32),
             ],
         ),
-        out_shape=[jax.ShapeDtypeStruct(q.shape, q.dtype), jax.ShapeDtypeStruct((B, H, 1, T), jnp.float32)],
+        out_shape=[
+            jax.ShapeDtypeStruct((B, T, H * h) if _flat(h) else q.shape, q.dtype),
+            jax.ShapeDtypeStruct((B, H, 1, T), jnp.float32),
+        ],
         compiler_params=_compiler(3),
         interpret=interpret,
         name="flash_attention_fwd",
@@ -121,7 +146,9 @@ def _backward(
     pairs = blocks.by_key(T // block)
     head = lambda n, g: n * group + g  # noqa: E731
     queries = pl.BlockSpec((1, 1, block, h), lambda b, n, g, t, *s: (b, head(n, g), s[0][t], 0))
-    once = pl.BlockSpec((1, 1, block, h), lambda b, n, g, t, *s: (b, head(n, g), jnp.where(s[1][t] == 0, s[0][t], 0), 0))
+    results = _results(block, h, lambda b, n, g, t, *s: (b, head(n, g), s[0][t]))
+    # Only read with the first block of keys.
+    once = _results(block, h, lambda b, n, g, t, *s: (b, head(n, g), jnp.where(s[1][t] == 0, s[0][t], 0)))
     keys = pl.BlockSpec((1, 1, block, h), lambda b, n, g, t, *s: (b, n, s[1][t], 0))
     of_queries = pl.BlockSpec((1, 1, block), lambda b, n, g, t, *s: (b, 0, s[0][t]))
     of_keys = pl.BlockSpec((1, 1, block), lambda b, n, g, t, *s: (b, 0, s[1][t]))
@@ -133,7 +160,7 @@ def _backward(
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=4,
             grid=(B, K, group, len(pairs[0])),
-            in_specs=[queries, keys, keys, of_queries, of_keys, norms, queries, once],
+            in_specs=[queries, keys, keys, of_queries, of_keys, norms, results, once],
             out_specs=[all_queries, all_keys, all_keys],
             scratch_shapes=[
                 *(pltpu.VMEM((T, h), jnp.float32) for _ in range(3)),

@@ -40,6 +40,11 @@ def _matmul(a: jax.Array, b: jax.Array, a_axis: int, b_axis: int) -> jax.Array:
     return jax.lax.dot_general(a, b, (((a_axis,), (b_axis,)), ((), ())), preferred_element_type=jnp.float32)
 
 
+def _one(ref: Any) -> Any:
+    """The [n,h] inside leading dimensions of one."""
+    return ref.at[(0,) * (len(ref.shape) - 2)]
+
+
 def _column(row: jax.Array) -> jax.Array:
     """[1,n] → [n,LANES], every lane the same."""
     return jnp.transpose(jnp.broadcast_to(row, (LANES, row.shape[1])))
@@ -126,7 +131,7 @@ def forward(
 
     @pl.when(j == i)
     def end() -> None:
-        out_ref[0, 0] = (sums[...] / _across(total[...], sums.shape[1])).astype(out_ref.dtype)
+        _one(out_ref)[...] = (sums[...] / _across(total[...], sums.shape[1])).astype(out_ref.dtype)
         norm_ref[0, 0] = jnp.transpose(top[...] + jnp.log2(total[...]))[:1]
 
 
@@ -175,7 +180,7 @@ def backward(
 
     @pl.when(j == 0)
     def begin_query() -> None:
-        product = dout_ref[0, 0].astype(jnp.float32) * out_ref[0, 0].astype(jnp.float32)
+        product = _one(dout_ref)[...].astype(jnp.float32) * _one(out_ref)[...].astype(jnp.float32)
         delta = jnp.sum(product, axis=1, keepdims=True)
         deltas[:, at(i)] = jnp.transpose(jnp.broadcast_to(delta, (block, LANES)))[:1]
 
@@ -186,7 +191,7 @@ def backward(
     def part(start: int, width: int, first: int, diagonal: bool, apart: bool) -> None:
         """Keys start:start+width against the queries from `first` on."""
         rows, columns = slice(first, block), slice(start, start + width)
-        q, k, v, dout = q_ref[0, 0, rows], k_ref[0, 0, columns], v_ref[0, 0, columns], dout_ref[0, 0, rows]
+        q, k, v, dout = q_ref[0, 0, rows], k_ref[0, 0, columns], v_ref[0, 0, columns], _one(dout_ref)[rows]
         q_scaled = (q.astype(jnp.float32) * (scale * LOG2E)).astype(dtype)
         scores = _matmul(k, q_scaled, 1, 1)
         if apart:

@@ -15,10 +15,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
-from t_elaine.model import attention, context, rope
+from t_elaine.model import attention, context, heads_tpu, rope
 from t_elaine.model.config import SAVEABLE, ComputeConfig, LlamaConfig
 from t_elaine.model.ops import gated, linear, look_up, rms_norm, unstack
-from t_elaine.model.placement import constrain
+from t_elaine.model.placement import constrain, pieces
 
 Params = dict[str, Any]
 
@@ -95,32 +95,50 @@ def init(config: LlamaConfig, key: jax.Array) -> Params:
     return _tree(config, leaf)
 
 
-def _attention(
-    w: Params, x: jax.Array, cos: jax.Array, sin: jax.Array, segments: jax.Array, compute: ComputeConfig
-) -> jax.Array:
+def _stored(w: jax.Array, *shape: int) -> jax.Array:
+    """A weight as a matrix, still in pieces; behind the barrier no reshape moves past the gather.
+
+    (The TPU compiler gathers [D,H,h] with few heads by summing whole tensors of zeros.)
+    """
+    w = w.reshape(shape)
+    return jax.lax.optimization_barrier(w) if pieces("embed") > 1 else w
+
+
+def _heads(w: Params, x: jax.Array, cos: jax.Array, sin: jax.Array, compute: ComputeConfig) -> tuple[jax.Array, ...]:
+    """Queries and keys, turned, and values: [B,T,N,h] each."""
+    (D, H, h), K = w["q"].shape, w["k"].shape[1]
+    if compute.attention == "flash_tpu" and heads_tpu.possible(h):
+        together = jnp.concatenate([w[name].reshape(D, -1) for name in "qkv"], axis=1)
+        y = linear(x, _stored(together, D, -1), ("embed", "q_heads"))
+        if "q_bias" in w:
+            y = y + jnp.concatenate([w[f"{name}_bias"].reshape(-1) for name in "qkv"])[None, None]
+        return heads_tpu.turned(y, cos, sin, H, K)
+
     def project(name: str, axis: str) -> jax.Array:
-        # Two dimensions: the TPU compiler gathers [D,H,h] by summing whole tensors of zeros.
-        heads, size = w[name].shape[1:]
-        y = linear(x, constrain(w[name].reshape(-1, heads * size), None, axis))
-        y = y.reshape(*y.shape[:2], heads, size)
+        heads = w[name].shape[1]
+        y = linear(x, _stored(w[name], D, heads * h), ("embed", axis)).reshape(*x.shape[:2], heads, h)
         if f"{name}_bias" in w:
             y = y + w[f"{name}_bias"][None, None]
         return constrain(y, "batch", "sequence", axis, "head_dim")
 
-    q = checkpoint_name(rope.rotate(project("q", "q_heads"), cos, sin), "q")
-    k = checkpoint_name(rope.rotate(project("k", "kv_heads"), cos, sin), "k")
-    v = checkpoint_name(project("v", "kv_heads"), "v")
+    q, k = rope.rotate(project("q", "q_heads"), cos, sin), rope.rotate(project("k", "kv_heads"), cos, sin)
+    return q, k, project("v", "kv_heads")
+
+
+def _attention(
+    w: Params, x: jax.Array, cos: jax.Array, sin: jax.Array, segments: jax.Array, compute: ComputeConfig
+) -> jax.Array:
+    turned = _heads(w, x, cos, sin, compute)
+    q, k, v = (checkpoint_name(y, name) for y, name in zip(turned, "qkv", strict=True))
     out = attention.attend(q, k, v, segments, compute)
-    o = constrain(w["o"].reshape(-1, x.shape[-1]), "q_heads", None)
-    return linear(out.reshape(*out.shape[:2], -1), o)
+    return linear(out.reshape(*out.shape[:2], -1), _stored(w["o"], -1, x.shape[-1]), ("q_heads", "embed"))
 
 
 def _mlp(w: Params, x: jax.Array) -> jax.Array:
-    gate = linear(x, constrain(w["gate"], None, "mlp"))
-    up = linear(x, constrain(w["up"], None, "mlp"))
+    gate, up = (linear(x, _stored(w[name], *w[name].shape), ("embed", "mlp")) for name in ("gate", "up"))
     gate = checkpoint_name(constrain(gate, "batch", "sequence", "mlp"), "gate")
     up = checkpoint_name(constrain(up, "batch", "sequence", "mlp"), "up")
-    return linear(gated(gate, up), constrain(w["down"], "mlp", None))
+    return linear(gated(gate, up), _stored(w["down"], *w["down"].shape), ("mlp", "embed"))
 
 
 def _layer(

@@ -11,32 +11,52 @@ import jax
 import jax.numpy as jnp
 
 from t_elaine.model.apart import by_device, summed
-from t_elaine.model.placement import constrain
+from t_elaine.model.placement import constrain, pieces
 
 
 def _contract(a: jax.Array, b: jax.Array, a_axes: tuple[int, ...], b_axes: tuple[int, ...]) -> jax.Array:
     return jax.lax.dot_general(a, b, ((a_axes, b_axes), ((), ())))
 
 
-@jax.custom_vjp
-def linear(x_BTD: jax.Array, w_DF: jax.Array) -> jax.Array:
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def linear(x_BTD: jax.Array, w_DF: jax.Array, axes: tuple[str, str]) -> jax.Array:
     """[B,T,F]; the dtype is theirs.
 
-    The weight's gradient is computed with its narrower operand first: a CPU transposes the first one in memory.
+    Args:
+        x_BTD: laid out by ("batch", "sequence", None or the weight's first axis).
+        w_DF: as it is stored: by `axes`. Its pieces along "embed" are gathered here and, for the gradient, again.
+        axes: the weight's logical axes, one of them "embed".
     """
-    return _contract(x_BTD, w_DF, (2,), (0,))
+    return _contract(x_BTD, _gathered(w_DF, axes), (2,), (0,))
 
 
-def _linear_forward(x_BTD: jax.Array, w_DF: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return linear(x_BTD, w_DF), (x_BTD, w_DF)
+def _gathered(w_DF: jax.Array, axes: tuple[str, str]) -> jax.Array:
+    return constrain(w_DF, *(None if axis == "embed" else axis for axis in axes))
 
 
-def _linear_backward(residuals: tuple[jax.Array, jax.Array], dy_BTF: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _linear_forward(
+    x_BTD: jax.Array, w_DF: jax.Array, axes: tuple[str, str]
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return linear(x_BTD, w_DF, axes), (x_BTD, w_DF)
+
+
+def _linear_backward(
+    axes: tuple[str, str], residuals: tuple[jax.Array, jax.Array], dy_BTF: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     x_BTD, w_DF = residuals
-    dx = _contract(dy_BTF, w_DF, (2,), (1,))
-    if x_BTD.shape[2] <= dy_BTF.shape[2]:
-        return dx, _contract(x_BTD, dy_BTF, (0, 1), (0, 1))
-    return dx, _contract(dy_BTF, x_BTD, (0, 1), (0, 1)).T
+    dw_DF: jax.Array
+    if pieces("batch") * pieces("sequence") > 1:
+        inside = (None if axis == "embed" else axis for axis in axes)
+        dw = jax.lax.dot_general(by_device(x_BTD), by_device(dy_BTF), (((2,), (2,)), ((0, 1), (0, 1))))
+        # The weight's gradient first: summing it over the devices is then hidden behind the matmul for dx.
+        dw, dy_BTF = jax.lax.optimization_barrier((constrain(dw, "batch", "sequence", *inside), dy_BTF))
+        dw_DF = summed(dw, w_DF.dtype, *axes)
+    elif x_BTD.shape[2] <= dy_BTF.shape[2]:
+        dw_DF = _contract(x_BTD, dy_BTF, (0, 1), (0, 1))
+    else:
+        # The narrower operand first: a CPU transposes the first one in memory.
+        dw_DF = _contract(dy_BTF, x_BTD, (0, 1), (0, 1)).T
+    return _contract(dy_BTF, _gathered(w_DF, axes), (2,), (1,)), dw_DF
 
 
 linear.defvjp(_linear_forward, _linear_backward)

@@ -19,10 +19,14 @@ def plain_norm(x: jax.Array, scale: jax.Array) -> jax.Array:
     return x / jnp.sqrt(jnp.mean(x * x, axis=-1, keepdims=True) + 1e-5) * scale[None, None]
 
 
+def linear(x: jax.Array, w: jax.Array) -> jax.Array:
+    return ops.linear(x, w, ("embed", "mlp"))
+
+
 TOKENS = jnp.asarray([[3, 0, 3, 6, 3], [1, 1, 5, 0, 3]], jnp.int32)
 CASES: dict[str, tuple[Callable[..., Any], Callable[..., Any], tuple[jax.Array, ...]]] = {
-    "wider": (ops.linear, lambda x, w: jnp.einsum("btd,df->btf", x, w), (draw(2, 5, 4), draw(4, 9))),
-    "narrower": (ops.linear, lambda x, w: jnp.einsum("btf,fd->btd", x, w), (draw(2, 5, 9), draw(9, 4))),
+    "wider": (linear, lambda x, w: jnp.einsum("btd,df->btf", x, w), (draw(2, 5, 4), draw(4, 9))),
+    "narrower": (linear, lambda x, w: jnp.einsum("btf,fd->btd", x, w), (draw(2, 5, 9), draw(9, 4))),
     "looked up": (
         lambda table: ops.look_up(table, TOKENS, "float32"),
         lambda table: table[TOKENS],
