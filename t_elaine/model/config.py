@@ -91,7 +91,7 @@ class ComputeConfig:
             always float32, parameters are stored in float32.
         remat: what the backward pass recomputes: "none" (nothing), "full" (all of a layer but its input), "minimal"
             (all but matmul and attention outputs), "names" (all but the tensors in `saved`).
-        saved: for remat="names": some of q, k, v, attention, gate, up.
+        saved: for remat="names": some of q, k, v, attention, middle (the residual stream after it), gate, up.
         attention: "reference" (scores of a whole row at once), "blocked" (one block of queries at a time, scores
             recomputed in the backward pass), "splash" (JAX's kernel for TPUs) or "flash_tpu" (ours).
         attention_block: queries a block for "blocked"; queries and keys a block for the kernels.
@@ -130,7 +130,7 @@ class ComputeConfig:
             raise UserError(what, "ComputeConfig.saved", f"give some of {', '.join(SAVEABLE)} and remat='names'")
 
 
-SAVEABLE = ("q", "k", "v", "attention", "gate", "up")
+SAVEABLE = ("q", "k", "v", "attention", "middle", "gate", "up")
 
 FIELDS = {
     "vocab_size": "vocab_size",

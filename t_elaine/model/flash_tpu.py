@@ -78,7 +78,7 @@ def _attend(
 
 def _compiler(dimensions: int) -> pltpu.CompilerParams:
     # Batch and heads may be split between a chip's cores; blocks are added up one after the other.
-    kinds = ("parallel", "parallel") + ("arbitrary",) * (dimensions - 2)
+    kinds: Any = ("parallel", "parallel") + ("arbitrary",) * (dimensions - 2)
     return pltpu.CompilerParams(dimension_semantics=kinds, vmem_limit_bytes=VMEM)
 
 

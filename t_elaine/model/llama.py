@@ -150,7 +150,7 @@ def _layer(
         matrices = jax.tree.map(lambda leaf: leaf.astype(dtype), {"attention": w["attention"], "mlp": w["mlp"]})
         normed = rms_norm(x_BTD, w["attention_norm"]["scale"], config.norm_eps)
         x_BTD = x_BTD + _attention(matrices["attention"], normed, cos, sin, segments, compute)
-        x_BTD = constrain(x_BTD, "batch", "sequence", None)
+        x_BTD = checkpoint_name(constrain(x_BTD, "batch", "sequence", None), "middle")
         normed = rms_norm(x_BTD, w["mlp_norm"]["scale"], config.norm_eps)
         x_BTD = x_BTD + _mlp(matrices["mlp"], normed)
         return constrain(x_BTD, "batch", "sequence", None), None
