@@ -7,6 +7,7 @@ the loop; nothing below imports it.
 import dataclasses
 import json
 import socket
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -21,14 +22,17 @@ from t_elaine.errors import UserError
 from t_elaine.feeding import Feed
 from t_elaine.model import capability
 from t_elaine.model.config import ComputeConfig, LlamaConfig
+from t_elaine.parallel import agreement
 from t_elaine.parallel.hosts import Hosts, together
 from t_elaine.parallel.line import Line
 from t_elaine.parallel.mesh import MeshConfig, described, make_mesh
+from t_elaine.parallel.pace import Pace
 from t_elaine.training import held_out, run_folder
 from t_elaine.training import loop as looping
 from t_elaine.training.building import build_step
 from t_elaine.training.compilation import compiled, keep_compiled
 from t_elaine.training.fit import check_fit, text
+from t_elaine.training.hours import ChipHours
 from t_elaine.training.loop import Evaluator, Handed, Loop
 from t_elaine.training.metrics import mfu
 from t_elaine.training.optimizer import AdamW, Schedule
@@ -36,6 +40,7 @@ from t_elaine.training.sinks import open_sinks
 from t_elaine.training.start import Begun, Start, begin, split_state
 from t_elaine.training.step import Step, batch_layout, batch_shapes, state_shapes, token_count
 from t_elaine.training.stopping import stopping
+from t_elaine.training.watchdog import Watch, Watchdog
 
 ROWS = "rows.json"
 
@@ -52,6 +57,9 @@ class Run:
     feed: Feed
     step: Step
     meta: CheckpointMeta
+    hosts: Hosts
+    line: Line | None
+    watchdog: Watchdog
 
 
 def train(
@@ -65,6 +73,7 @@ def train(
     compute: ComputeConfig | None = None,
     mesh: MeshConfig | None = None,
     hosts: Hosts | None = None,
+    watchdog: Watchdog | None = None,
     checkpoints: Checkpointing | None = None,
     start: Start | None = None,
     rows_per_device: int = 1,
@@ -87,6 +96,7 @@ def train(
         compute: dtype, recomputation, attention.
         mesh: devices along each axis.
         hosts: how the processes of the run find each other.
+        watchdog: when a run that does not move is ended.
         checkpoints: how often they are written, how many are kept.
         start: weights of a new run; None: random ones.
         rows_per_device: rows of a microbatch on one device; accumulation follows from the batch.
@@ -104,7 +114,8 @@ def train(
         UserError: anything that the user can mend.
     """
     run_folder.check_versions()
-    with together(hosts or Hosts(), run_folder.same_on_all_hosts(), config_text) as line:
+    hosts = hosts or Hosts()
+    with together(hosts, run_folder.same_on_all_hosts(), config_text) as line:
         keep_compiled(compilation_cache)
         devices = make_mesh(mesh or MeshConfig())
         introduce(devices, line)
@@ -138,7 +149,17 @@ def train(
                 parent=begun.parent,
             )
             run = Run(
-                folder=run_dir, model=model, compute=compute, data=data, loop=loop, feed=feed, step=step, meta=meta
+                folder=run_dir,
+                model=model,
+                compute=compute,
+                data=data,
+                loop=loop,
+                feed=feed,
+                step=step,
+                meta=meta,
+                hosts=hosts,
+                line=line,
+                watchdog=watchdog or Watchdog(),
             )
             rows = rows_as_begun(run, begun)
             if begun.step < loop.steps or not begun.resumed:  # a finished run keeps the records of what trained it
@@ -150,6 +171,8 @@ def rows_as_begun(run: Run, begun: Begun) -> dict[str, Any]:
     """What the run's rows hang on; refuses to go on with other rows than it was begun with."""
     shards = {name: store["shards"] for name, store in feeding.data_record(run.data).items()}
     rows = row_record(run.feed.loader.plan, shards)
+    mend = "copy the stores that process 0 reads to those hosts, or let all read one network disk"
+    agreement.check_same("the stores", json.dumps(rows, sort_keys=True), ", ".join(run.data.stores), mend)
     path = paths.join(run.folder, ROWS)
     if begun.resumed and paths.exists(path):
         row = begun.step * run.feed.shape[0] * run.feed.shape[1]
@@ -176,19 +199,30 @@ def record(run: Run, begun: Begun, rows: Mapping[str, Any], config_text: str, ar
 def watched(run: Run, begun: Begun, settings: Checkpointing) -> int:
     """Run the loop; whatever ends it, status.json says so (but for SIGKILL, after which it still says "running")."""
     run_folder.write_status(run.folder, "running", "", begun.step)
+    writing = threading.Lock()
+    hours = ChipHours(run.folder, begun.step, run.loop.price_per_chip_hour)
 
     def stopped(reason: str) -> None:
-        run_folder.write_status(run.folder, "stopped", reason, max([0, *complete_steps(run.folder)]))
+        with writing:
+            run_folder.write_status(run.folder, "stopped", reason, max([0, *complete_steps(run.folder)]))
 
+    if run.line is not None:
+        run.line.on_end = stopped
     try:
         if not begun.resumed and begun.parent is not None:
             probe(run, begun)
-        with stopping(run.loop.max_chip_hours) as stop, Checkpoints(run.folder, settings, say) as checkpoints:
-            done, reason = go(run, begun, checkpoints, stop)
+        with (
+            stopping(run.loop.max_chip_hours, hours.now) as stop,
+            Checkpoints(run.folder, settings, say) as checkpoints,
+            Watch(run.watchdog, lambda reason: hung(run, stopped, reason)) as watch,
+        ):
+            done, reason = go(run, begun, checkpoints, Guards(stop=stop, watch=watch, hours=hours))
     except UserError as error:
         stopped(error.what)
         raise
     except BaseException as error:
+        if run.line is not None and isinstance(error, Exception):
+            run.line.await_news()  # a collective fails when another host dies: the line then ends us, naming it
         stopped(repr(error))
         raise
     states = {"finished": "finished", "preempted": "preempted", "chip hours": "stopped"}
@@ -196,11 +230,28 @@ def watched(run: Run, begun: Begun, settings: Checkpointing) -> int:
     if done > run.loop.steps:
         say(f"it has {done} steps already, more than the {run.loop.steps} asked for: nothing was trained")
     else:
-        say(f"{reason} at step {done} of {run.loop.steps}; the run lies in {run.folder}")
+        say(f"{reason} at step {done} of {run.loop.steps}; {hours.told()}; the run lies in {run.folder}")
+    agreement.wait_for_all("end")  # process 0 seals the last checkpoint: until then the others keep its line open
     return 0
 
 
-def go(run: Run, begun: Begun, checkpoints: Checkpoints, stop: Callable[[int], str | None]) -> tuple[int, str]:
+def hung(run: Run, stopped: Callable[[str], None], reason: str) -> None:
+    """What the watchdog leaves behind."""
+    if run.line is not None:
+        run.line.fail(reason)
+    stopped(reason)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Guards:
+    """What may end a run before its last step, and what it has cost by then."""
+
+    stop: Callable[[int], str | None]
+    watch: Watch
+    hours: ChipHours
+
+
+def go(run: Run, begun: Begun, checkpoints: Checkpoints, guards: Guards) -> tuple[int, str]:
     """Compile, train, and leave everything saved. Returns (updates done, why it ended)."""
     loop, feed, step = run.loop, run.feed, run.step
     if begun.step >= loop.steps:
@@ -216,6 +267,7 @@ def go(run: Run, begun: Begun, checkpoints: Checkpoints, stop: Callable[[int], s
         rows = done * feed.shape[0] * feed.shape[1]
         meta = dataclasses.replace(run.meta, step=done, tokens=token_count(rest["tokens"]), row=rows)
         checkpoints.save(params, meta, rest)
+        guards.hours.write(done)
         if run_folder.is_main():
             told = json.dumps(feed.loader.describe(done), indent=1) + "\n"
             paths.write_text(paths.join(run.folder, "mixture.json"), told)
@@ -229,14 +281,20 @@ def go(run: Run, begun: Begun, checkpoints: Checkpoints, stop: Callable[[int], s
         groups=feed.loader.groups,
         due=checkpoints.due,
         save=save,
-        stop=stop,
+        stop=guards.stop,
         mfu=lambda rate: mfu(run.model, run.compute, length, rate, kinds),
         evaluators=evaluators(run),
         sinks=sinks,
+        spent=guards.hours.figures,
+        watch=guards.watch.on,
     )
+    if run.line is not None:
+        handed.pace = Pace(run.line, run.hosts.report_every, run.hosts.slow_factor, say).step
     try:
         state, reason = looping.run(begun.state, begun.step, loop, handed)
-        checkpoints.wait()
+        with guards.watch.on("checkpoint"):
+            checkpoints.wait()
+        guards.hours.write(int(state["step"]))
     finally:
         handed.batches.close()
         for sink in sinks:

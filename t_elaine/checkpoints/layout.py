@@ -15,6 +15,7 @@ from typing import Any
 
 from t_elaine import paths
 from t_elaine.errors import UserError
+from t_elaine.parallel import agreement
 
 PARAMS, OPTIMIZER, META, DIGESTS = "params", "optimizer", "meta", "digests.json"
 
@@ -71,6 +72,11 @@ def complete_steps(run_dir: paths.PathLike) -> list[int]:
     """Steps of the complete checkpoints (those with digests), oldest first."""
     names = [int(name) for name in paths.listing(checkpoints_dir(run_dir)) if name.isdecimal()]
     return sorted(step for step in names if paths.exists(paths.join(step_dir(run_dir, step), DIGESTS)))
+
+
+def agreed_steps(run_dir: paths.PathLike) -> list[int]:
+    """`complete_steps` as process 0 sees them: all processes must go on from the same (the newest 100 of them)."""
+    return [int(step) for step in agreement.from_main(" ".join(map(str, complete_steps(run_dir)[-100:]))).split()]
 
 
 def incomplete_steps(run_dir: paths.PathLike) -> list[int]:

@@ -132,7 +132,7 @@ def restore_newest(
     Raises:
         UserError: none is left, or one is sound but of another shape.
     """
-    steps = layout.complete_steps(run_dir)
+    steps = layout.agreed_steps(run_dir)
     for step in reversed(steps):
         try:
             return restore(run_dir, step, target, what), read_meta(run_dir, step)

@@ -29,6 +29,7 @@ from t_elaine.faults import fault_point
 from t_elaine.parallel import agreement
 
 SPARE = 16 << 20  # records, digests, the file system's own
+SEAL_SECONDS = 600.0  # for other processes to write their digests
 NO_SPACE = ("no space left", "disk quota", "file too large", "resource_exhausted")
 
 
@@ -167,7 +168,9 @@ class Checkpoints:
             self._manager.wait_until_finished()
             folder = layout.step_dir(self._run_dir, step)
             fault_point("checkpoint.before_digests")
-            verify.seal(folder, jax.process_index(), jax.process_count())
+            if jax.process_index():  # the folder gets its name on process 0
+                verify.await_files([paths.join(folder, layout.META)], SEAL_SECONDS)
+            verify.seal(folder, jax.process_index(), jax.process_count(), SEAL_SECONDS)
             fault_point("checkpoint.after_digests")
             if jax.process_index() == 0:
                 self._prune()

@@ -5,7 +5,9 @@ the line to the others open while the run lasts. Makes no mesh.
 """
 
 import atexit
+import ctypes
 import os
+import signal
 import socket
 import sys
 from collections.abc import Iterator, Mapping
@@ -96,12 +98,13 @@ def together(hosts: Hosts, same: Mapping[str, str], config: str) -> Iterator[Lin
     line = Line(place.process, {int(card["process"]): card["host"] for card in cards}, peers, hosts.heartbeat_seconds)
     try:
         start_jax(place, hosts)
+        _abort_slowly()
         yield line
     except UserError as error:
         _fail(line, error.what, 2)
         raise
     except BaseException as error:
-        line.await_news(3.0)  # a collective fails when a peer dies: the line has the better words
+        line.await_news()  # a collective fails when a peer dies
         _fail(line, repr(error)[:500], 1)
         raise
     line.leave()
@@ -127,6 +130,18 @@ def start_jax(place: clusters.Place, hosts: Hosts) -> None:
         what = f"jax.distributed did not start: {str(error).splitlines()[0]}"
         mend = "see that nothing else took the port in between; start all again"
         raise UserError(what, "{}:{}".format(*place.address), mend) from error
+
+
+def _abort_slowly() -> None:
+    """Let `abort` wait a moment before it ends this process.
+
+    JAX aborts at once when process 0 is gone, in words that name nobody; the line knows it at the same moment and needs
+    a few milliseconds to say so. The signal's handler is the C library's own `sleep`, whose argument, the signal's
+    number, is 6: no Python could run there.
+    """
+    library = ctypes.CDLL(None)
+    library.signal.argtypes, library.signal.restype = (ctypes.c_int, ctypes.c_void_p), ctypes.c_void_p
+    library.signal(signal.SIGABRT, ctypes.cast(library.sleep, ctypes.c_void_p))
 
 
 def _fail(line: Line, reason: str, code: int) -> None:

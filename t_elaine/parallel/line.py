@@ -34,6 +34,7 @@ class Line:
         self._left: set[int] = set()
         self._closing = threading.Event()
         self._ending = threading.Lock()
+        self._awaited = False
         for peer in self._peers.values():
             threading.Thread(target=self._listen, args=(peer,), name="line", daemon=True).start()
         threading.Thread(target=self._beat, name="line heartbeat", daemon=True).start()
@@ -60,9 +61,13 @@ class Line:
         time.sleep(TOGETHER)
         self.send({"failed": reason, "process": self.process})
 
-    def await_news(self, seconds: float) -> None:
-        """Give the news of another's death the time to come: it then ends this process in better words than ours."""
-        self._closing.wait(seconds)
+    def await_news(self, seconds: float = 3.0) -> None:
+        """Give the news of another's death the time to come, once: it then ends this process in better words."""
+        if not self._awaited:
+            self._awaited = True
+            self._closing.wait(seconds)
+        with self._ending:  # one that ends us is not disturbed
+            pass
 
     def _beat(self) -> None:
         while not self._closing.wait(self._silence / 4):

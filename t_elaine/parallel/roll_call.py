@@ -112,7 +112,9 @@ def attend(meeting: Meeting, card: Card) -> tuple[dict[int, Peer], list[Card]]:
 def _lead(meeting: Meeting, card: Card) -> tuple[dict[int, Peer], list[Card]]:
     listener = _listen(meeting)
     arrivals: queue.Queue[tuple[Peer, Card]] = queue.Queue()
-    threading.Thread(target=_accept, args=(listener, arrivals), daemon=True).start()
+    closing = threading.Event()
+    accepting = threading.Thread(target=_accept, args=(listener, arrivals, closing), daemon=True)
+    accepting.start()
     deadline = time.monotonic() + meeting.seconds
     peers: dict[int, Peer] = {}
     cards: dict[int, Card] = {0: card}
@@ -133,6 +135,8 @@ def _lead(meeting: Meeting, card: Card) -> tuple[dict[int, Peer], list[Card]]:
         for peer in peers.values():
             peer.send({"all": present})
     finally:
+        closing.set()
+        accepting.join()  # a port on which a thread still waits is not free
         listener.close()
     return peers, present
 
@@ -171,7 +175,7 @@ def _listen(meeting: Meeting) -> socket.socket:
         return socket.create_server(("", port), backlog=1024)  # a machine without IPv6
 
 
-def _accept(listener: socket.socket, arrivals: "queue.Queue[tuple[Peer, Card]]") -> None:
+def _accept(listener: socket.socket, arrivals: "queue.Queue[tuple[Peer, Card]]", closing: threading.Event) -> None:
     def greet(peer: Peer) -> None:
         try:
             peer.send({"hello": HELLO})
@@ -183,11 +187,12 @@ def _accept(listener: socket.socket, arrivals: "queue.Queue[tuple[Peer, Card]]")
         else:
             arrivals.put((peer, card))
 
-    while True:
+    listener.settimeout(0.05)
+    while not closing.is_set():
         try:
             connection, _ = listener.accept()
-        except OSError:
-            return
+        except OSError:  # nobody came, or who came is gone again
+            continue
         threading.Thread(target=greet, args=(Peer(connection),), daemon=True).start()
 
 

@@ -8,7 +8,7 @@ import statistics
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import jax
@@ -19,7 +19,7 @@ from t_elaine.training.sinks import Sink
 
 State = dict[str, Any]
 Metrics = dict[str, jax.Array]
-USES = ("data", "compute", "evaluation", "checkpoint")
+USES = ("data", "compute", "waiting", "evaluation", "checkpoint")  # waiting, for the devices, is a part of compute
 # (name, every, what): every so many steps (and at the end) what(params) → sums' record as from `metrics.by_group`.
 Evaluator = tuple[str, int, Callable[[Any], Record]]
 
@@ -34,7 +34,8 @@ class Loop:
         evaluate_every: steps between held-out evaluations; 0: only at the start and the end.
         evaluate_tokens: held-out tokens read each time of each store and group; 0: none, ever.
         stop_after_skipped: updates skipped in a row (loss or gradient not finite) that stop the run.
-        max_chip_hours: device hours after which the run saves and stops; None: no limit.
+        max_chip_hours: device hours, of all starts together, after which the run saves and stops; None: no limit.
+        price_per_chip_hour: of one device, in any currency: the log, the report and the card then tell the cost.
     """
 
     steps: int
@@ -43,6 +44,7 @@ class Loop:
     evaluate_tokens: int = 65536
     stop_after_skipped: int = 5
     max_chip_hours: float | None = None
+    price_per_chip_hour: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("steps", "print_every", "stop_after_skipped"):
@@ -63,12 +65,17 @@ class Handed:
     mfu: Callable[[float], float | None]
     evaluators: Sequence[Evaluator] = ()
     sinks: Sequence[Sink] = ()
+    spent: Callable[[], Mapping[str, float]] = dict
+    pace: Callable[[int, float, float], None] = lambda done, own, whole: None
+    watch: Callable[[str], AbstractContextManager[None]] = lambda part: nullcontext()
 
 
 class Clock:
     """Seconds since the last `lap`, by what they were spent on."""
 
-    def __init__(self) -> None:
+    def __init__(self, watch: Callable[[str], AbstractContextManager[None]] = lambda part: nullcontext()) -> None:
+        """watch: told of each part, see `watchdog`."""
+        self._watch = watch
         self._spent: dict[str, float] = {}
         self._start = time.perf_counter()
 
@@ -77,7 +84,8 @@ class Clock:
         """Count the time inside as spent on `what`."""
         start = time.perf_counter()
         try:
-            yield
+            with self._watch(what):
+                yield
         finally:
             self._spent[what] = self._spent.get(what, 0.0) + time.perf_counter() - start
 
@@ -107,7 +115,7 @@ def run(state: State, first: int, loop: Loop, handed: Handed) -> tuple[State, st
     Raises:
         UserError: too many updates in a row were skipped, or a checkpoint could not be written.
     """
-    clock, recent = Clock(), deque[float](maxlen=20)
+    clock, recent = Clock(handed.watch), deque[float](maxlen=20)
     pending: tuple[int, Metrics] | None = None
     with jax.transfer_guard("disallow"):
         if first == 0:
@@ -118,7 +126,8 @@ def run(state: State, first: int, loop: Loop, handed: Handed) -> tuple[State, st
                 batch = next(handed.batches)
             with clock.on("compute"):
                 state, metrics = handed.step(state, batch)
-                read = None if pending is None else (pending[0], jax.device_get(pending[1]))
+                with clock.on("waiting"):
+                    read = None if pending is None else (pending[0], jax.device_get(pending[1]))
             if read is not None:
                 report(*read, clock.lap(), loop, handed, recent)
             pending = (done, dict(metrics))
@@ -127,7 +136,7 @@ def run(state: State, first: int, loop: Loop, handed: Handed) -> tuple[State, st
             evaluating = any(every and done % every == 0 for _, every, _ in handed.evaluators)
             if not (last or evaluating or handed.due(done)):
                 continue
-            with clock.on("compute"):
+            with clock.on("compute"), clock.on("waiting"):
                 now = jax.device_get(pending[1])
             report(done, now, clock.lap(), loop, handed, recent)
             pending = None
@@ -159,6 +168,8 @@ def report(
     recent.append(seconds["step"])
     rate = record["batch_tokens"] / max(seconds["data"] + seconds["compute"], 1e-9)
     record |= {"seconds": seconds, "tokens_per_second": round(rate, 1), "mfu": handed.mfu(rate)}
+    record |= handed.spent()
+    handed.pace(done, seconds["data"] + seconds["compute"] - seconds["waiting"], seconds["data"] + seconds["compute"])
     record["seconds_left"] = round(statistics.median(recent) * (loop.steps - done), 1)
     for sink in handed.sinks:
         sink.write(record)

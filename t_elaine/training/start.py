@@ -68,7 +68,7 @@ def begin(
     Raises:
         UserError: a checkpoint of another model or vocabulary, or none that is sound.
     """
-    if layout.complete_steps(run_dir):
+    if layout.agreed_steps(run_dir):
         return resume(run_dir, config, shardings, vocabulary_sha256, say)
     make = jax.jit(init_state, out_shardings=shardings, donate_argnums=0)
     if start.checkpoint is None:
@@ -86,7 +86,7 @@ def resume(
     run_dir: str, config: LlamaConfig, shardings: Any, vocabulary_sha256: str, say: Callable[[str], None]
 ) -> Begun:
     """Go on from the newest sound checkpoint of a run; damaged newer ones are set aside, in RUN_DIR/damaged."""
-    steps = layout.complete_steps(run_dir)
+    steps = layout.agreed_steps(run_dir)
     shapes = state_shapes(config, shardings)
     params, rest = split_state(shapes)
     # Whose it is comes from the newest record that can be read: a wrong model must not look like damage.

@@ -6,7 +6,6 @@ processes stop at the same step); each step asks `reached_preemption_sync_point`
 
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -17,19 +16,21 @@ from jax.experimental import multihost_utils
 
 
 @contextmanager
-def stopping(max_chip_hours: float | None, ask_every: int = 100) -> Iterator[Callable[[int], str | None]]:
+def stopping(
+    max_chip_hours: float | None, chip_hours: Callable[[], float], ask_every: int = 10
+) -> Iterator[Callable[[int], str | None]]:
     """While inside, a function from the step just done to "preempted", "chip hours" or None; equal on all processes.
 
     Args:
-        max_chip_hours: limit on hours × devices since entering; None: no limit.
+        max_chip_hours: limit; None: none.
+        chip_hours: hours × devices so far, of all starts of the run; process 0's count decides.
         ask_every: steps between agreements of several processes on the hours spent.
     """
-    several, started = jax.process_count() > 1, time.monotonic()
+    several = jax.process_count() > 1
     asked = threading.Event()
 
     def spent() -> bool:
-        hours = (time.monotonic() - started) / 3600 * jax.device_count()
-        return max_chip_hours is not None and hours >= max_chip_hours
+        return max_chip_hours is not None and chip_hours() >= max_chip_hours
 
     def stop(step: int) -> str | None:
         if several:

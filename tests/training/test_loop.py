@@ -153,6 +153,6 @@ def test_a_record_has_the_figures() -> None:
     assert record["language"] == {"en": {"loss": 2.0, "bits_per_byte": pytest.approx(1 / np.log(2)), "tokens": 4}}
     assert (record["tokens"], record["batch_tokens"], record["mfu"], record["learning_rate"]) == (16, 4, 0.5, 0.5)
     seconds = record["seconds"]
-    assert set(seconds) == {"step", "data", "compute", "evaluation", "checkpoint"}
+    assert set(seconds) == {"step", "data", "compute", "waiting", "evaluation", "checkpoint"}
     assert seconds["data"] + seconds["compute"] <= seconds["step"] + 1e-4
     assert record["seconds_left"] == 0 and notes.records[0]["seconds_left"] >= 0
