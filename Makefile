@@ -49,7 +49,7 @@ lint: $(VENV)/.installed-test
 	@$(BIN)/ruff format --check t_elaine data_tasks tests benchmarks scripts setup.py
 	@$(BIN)/mypy t_elaine
 	@$(BIN)/python -m t_elaine.config.lint
-	@$(BIN)/shellcheck scripts/*.sh scripts/*/*.sh .ci/run
+	@$(BIN)/shellcheck scripts/*.sh scripts/*/*.sh scripts/gpu/slurm.sbatch .ci/run
 	@$(BIN)/python -m pytest -q tests/test_house.py
 
 bench: $(VENV)/.installed-test

@@ -1,18 +1,23 @@
 #!/usr/bin/env bash
-# Runs on each host of the pod (install.sh copies it there): host.sh prepare|install|start|status|stop|logs …
+# Runs on each host of a TPU pod (install.sh copies it there) or of a GPU cluster (scripts/gpu/ssh.sh sends it there):
+# host.sh install|start|status|stop|logs …
 # The last line of each answer is "t-elaine-host: ok|failed slice=S worker=W NAME …", which the scripts at home count.
 set -uo pipefail
 ROOT=${T_ELAINE_POD:-$HOME/t-elaine-pod}
+VENV=${T_ELAINE_VENV:-$ROOT/venv}
 LOG=$ROOT/logs/$(hostname).log
 STAGE=start
 
-# Which slice and worker this is: TPU VMs say it in their metadata.
+# Which slice and worker this is: TPU VMs say it in their metadata, other machines are told.
 metadata() {
   curl -sf -m 10 -H 'Metadata-Flavor: Google' \
     "http://${GCE_METADATA_IP:-metadata.google.internal}/computeMetadata/v1/instance/attributes/$1"
 }
-SLICE=$(metadata tpu-env 2>/dev/null | sed -n "s/^MEGASCALE_SLICE_ID: *'\{0,1\}\([0-9]*\).*/\1/p")
-WORKER=$(metadata agent-worker-number 2>/dev/null)
+SLICE=0 WORKER=${T_ELAINE_PROCESS:-}
+if [ -z "$WORKER" ]; then
+  SLICE=$(metadata tpu-env 2>/dev/null | sed -n "s/^MEGASCALE_SLICE_ID: *'\{0,1\}\([0-9]*\).*/\1/p")
+  WORKER=$(metadata agent-worker-number 2>/dev/null)
+fi
 if [ -z "$WORKER" ]; then WORKER=$(hostname | sed -n 's/.*-w-\([0-9]*\)$/\1/p'); fi
 
 answer() { printf 't-elaine-host: %s slice=%s worker=%s %s %s\n' "$1" "${SLICE:-0}" "${WORKER:-0}" "$(hostname)" "$2"; }
@@ -44,7 +49,7 @@ install() {
   is_running && give_up "train is at work here; host.sh stop ends it"
   : >"$ROOT/logs/install.log"
   command -v uv >/dev/null || step uv python3 -m pip install --user --quiet uv
-  step python uv venv --quiet --allow-existing --python "$python" "$ROOT/venv"
+  step python uv venv --quiet --allow-existing --python "$python" "$VENV"
   if [ "$kind" = git ]; then
     step repository fetch_repository "$from" "$revision"
     package="t-elaine[tpu] @ file://$ROOT/source"
@@ -52,10 +57,10 @@ install() {
   else
     package="t-elaine[tpu] @ file://$ROOT/incoming/$from"
   fi
-  step packages uv pip install --quiet --python "$ROOT/venv/bin/python" --reinstall-package t-elaine \
+  step packages uv pip install --quiet --python "$VENV/bin/python" --reinstall-package t-elaine \
     --constraint "$constraints" "$package"
-  step import "$ROOT/venv/bin/python" -c 'import t_elaine.train'
-  answer ok "$("$ROOT/venv/bin/python" -c '
+  step import "$VENV/bin/python" -c 'import t_elaine.train'
+  answer ok "$("$VENV/bin/python" -c '
 import importlib.metadata
 print(*(f"{name}={importlib.metadata.version(name)}" for name in ("t-elaine", "jax", "libtpu")))')"
 }
@@ -69,12 +74,13 @@ start() {
   local launch=$1
   shift
   is_running && give_up "train is at work here already, process $(cat "$ROOT/run/pid")"
-  [ -x "$ROOT/venv/bin/python" ] || give_up "nothing is installed here"
+  [ -x "$VENV/bin/python" ] || give_up "nothing is installed here"
   rm -f "$ROOT/run/exit"
   echo "$launch" >"$ROOT/run/launch"
   {
-    printf '#!/usr/bin/env bash\ncd %q || exit 1\n' "$ROOT/incoming"
-    printf '%q ' "$ROOT/venv/bin/python" -m t_elaine.train "$@"
+    # SIGTERM is for train; this shell stays to write down how train ended.
+    printf '#!/usr/bin/env bash\ntrap : TERM\ncd %q || exit 1\n' "$ROOT/incoming"
+    printf '%q ' "$VENV/bin/python" -m t_elaine.train "$@"
     printf '\necho $? >%q\n' "$ROOT/run/exit"
   } >"$ROOT/run/command.sh"
   printf '== %s %s\n' "$(date -u +%FT%TZ)" "$*" >>"$LOG"

@@ -33,7 +33,7 @@ pod_state ACTIVE
 [ "$POD_STATE" = ACTIVE ] || fail 1 "$NAME is $POD_STATE, not ACTIVE" "$ZONE of $PROJECT" "create.sh makes and awaits it"
 POD_MAY_EXIST=yes
 [ ${#files[@]} -eq 0 ] || copy_to_hosts_or_fail "${files[@]}"
-if ! on_hosts "start train" "bash $REMOTE/host.sh start $launch $(quoted "${arguments[@]}")"; then
+if ! on_hosts "start train" "T_ELAINE_EXPECTED=$((HOSTS * SLICES)) bash $REMOTE/host.sh start $launch $(quoted "${arguments[@]}")"; then
   not_started=$NOT_OK
   # A pod where some hosts train and others do not only waits, and costs. What an earlier launch started is left alone.
   on_hosts "stop train where this launch started it" "bash $REMOTE/host.sh stop 10 $launch" || true
