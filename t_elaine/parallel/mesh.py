@@ -9,6 +9,7 @@ from dataclasses import astuple, dataclass
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
 from t_elaine.errors import UserError
@@ -52,17 +53,51 @@ def mesh_shape(config: MeshConfig, devices: int) -> tuple[int, ...]:
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh over the given devices (all of them by default), ordered by the network where JAX knows it.
+    """A mesh over the given devices (all of them by default), ordered by the network that joins them.
 
-    Axes are of type Auto: the compiler places what is not constrained (JAX's own default, Explicit, refuses constraints
-    and embedding gathers).
+    On TPUs of several slices `replica` runs between slices (DCN) and the others inside one (ICI). Elsewhere the devices
+    of a process stay together: the last axes lie inside one, the first between them. Axes are of type Auto: the
+    compiler places what is not constrained (JAX's own default, Explicit, refuses constraints and embedding gathers).
+
+    Raises:
+        UserError: the sizes do not multiply to the devices, `replica` does not go with the slices, or the network of a
+            slice has no such mesh.
     """
     chosen = jax.devices() if devices is None else list(devices)
     shape = mesh_shape(config, len(chosen))
-    types = (AxisType.Auto,) * len(AXES)
-    if len({device.process_index for device in chosen}) == 1 and chosen[0].platform == "cpu":
-        return Mesh(np.asarray(chosen).reshape(shape), AXES, axis_types=types)
-    return jax.make_mesh(shape, AXES, axis_types=types, devices=chosen)
+    if chosen[0].platform == "tpu":
+        placed = _on_tpu(shape, chosen)
+    else:
+        placed = np.empty(len(chosen), object)
+        placed[:] = sorted(chosen, key=lambda device: (device.process_index, device.id))
+    return Mesh(placed.reshape(shape), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def _on_tpu(shape: tuple[int, ...], devices: Sequence[jax.Device]) -> np.ndarray:
+    slices = len({slice_of(device) for device in devices})
+    replica, *inside = shape
+    if replica % slices:
+        wanted = ", ".join(f"{slices * n}" for n in (1, 2, 4) if len(devices) % (slices * n) == 0)
+        what = (
+            f"replica={replica} on {slices} slices of {len(devices) // slices} chips: a copy must not span two slices"
+        )
+        mend = f"make MeshConfig.replica {slices} or a multiple of it (of {wanted}), and leave another axis at -1"
+        raise UserError(what, "MeshConfig.replica", mend)
+    within = (replica // slices, *inside)
+    between = (slices, *(1 for _ in inside))
+    faults = []
+    # Whole axes of the torus for each logical axis where that is possible. On v5e JAX always splits them.
+    for split in (True,) if devices[0].device_kind in ("TPU v5 lite", "TPU v5e") else (False, True):
+        try:
+            if slices == 1:
+                return mesh_utils.create_device_mesh(within, devices, allow_split_physical_axes=split)
+            return mesh_utils.create_hybrid_device_mesh(within, between, devices, allow_split_physical_axes=split)
+        except (NotImplementedError, ValueError, AssertionError) as error:
+            faults.append(str(error).splitlines()[0] if str(error) else repr(error))
+    text = ", ".join(f"{name}={size}" for name, size in zip(AXES, within, strict=True))
+    kind = f"{len(devices) // slices} {devices[0].device_kind}"
+    what = f"the network of a slice of {kind} has no mesh of {text}: {faults[-1]}"
+    raise UserError(what, "MeshConfig", "take powers of two, or fsdp=-1 and 1 for the others")
 
 
 def described(mesh: Mesh, hosts: Mapping[int, str]) -> list[str]:
