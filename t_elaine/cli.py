@@ -154,6 +154,8 @@ def _run(
     configured = settings.register()
     gin_files.apply(statements)
     extra: dict[str, Any] = {"argv": tuple(arguments), "config_text": reach.text_in_force(command, statements)}
+    if command in settings.READS:
+        extra["training"] = configured[settings.READS[command]]()
     known = inspect.signature(root).parameters
     given = configured[command]() | {name: value for name, value in extra.items() if name in known}
     result = root(**given)

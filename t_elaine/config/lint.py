@@ -54,6 +54,8 @@ def check(command: str, statements: Sequence[Statement], flags: Mapping[str, str
         UserError: holds every fault with its place.
     """
     found = [*faults(statements), *missing(command, statements, flags or {})]
+    if command in settings.READS:
+        found += missing(settings.READS[command], statements, {})
     if found:
         first, rest = found[0], found[1:]
         more = "".join(f"\n\nerror: {f.what}\nwhere: {f.where}\nmend: {f.mend}" for f in rest)

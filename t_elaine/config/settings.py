@@ -22,7 +22,11 @@ ROOTS: dict[str, str] = {
     "evaluate": "t_elaine.evaluate:evaluate",
     "sweep": "t_elaine.sweep:sweep",
     "report": "t_elaine.report:report",
+    "plan": "t_elaine.plan:plan",
 }
+
+# Command → the command whose settings it reads too: its root is handed them as `training`.
+READS: dict[str, str] = {"plan": "train"}
 
 # Frozen dataclasses that roots take, by the module that owns them.
 DATACLASSES: tuple[str, ...] = (
@@ -40,6 +44,7 @@ DATACLASSES: tuple[str, ...] = (
     "t_elaine.data.mixture:Mixture",
     "t_elaine.data.mixture:Phase",
     "t_elaine.data.mixture:Replay",
+    "t_elaine.planning.assumptions:Assumptions",
 )
 
 # Functions that make a value: gin name → where it is.
@@ -51,7 +56,7 @@ FUNCTIONS: dict[str, str] = {
 }
 
 # Filled in by the command line, not by gin files.
-NOT_SETTINGS = ("argv", "config_text")
+NOT_SETTINGS = ("argv", "config_text", "training")
 
 
 def resolve(path: str) -> Callable[..., Any]:

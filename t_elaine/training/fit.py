@@ -29,11 +29,17 @@ class Need:
     moments: int
     gradients: int
     activations: int
+    kept: int = 0
 
     @property
     def total(self) -> int:
         """All of it."""
         return self.parameters + self.moments + self.gradients + self.activations
+
+    @property
+    def least(self) -> int:
+        """What is surely there at once: the state, and what the backward pass keeps of the layers."""
+        return self.parameters + self.moments + self.kept
 
 
 def need(

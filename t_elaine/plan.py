@@ -1,0 +1,52 @@
+"""The command `plan`: will it fit, how long will it take, what will it cost, on chips that are not there."""
+
+import json as jsons
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from t_elaine import cli
+from t_elaine.planning import words
+from t_elaine.planning.assumptions import Assumptions
+from t_elaine.planned import answered
+
+FLAGS = ("topology", "slices", "json", "hlo_out")
+
+
+def plan(
+    *,
+    topology: str = "v5e:16x16",
+    slices: int = 1,
+    groups: int = 18,
+    token_budget: int | None = None,
+    assumptions: Assumptions | None = None,
+    compile: bool = True,
+    json: bool = False,
+    hlo_out: str = "",
+    training: Mapping[str, Any],
+) -> int:
+    """Say what would happen if `train` ran with these gin files on a topology: memory, time, money.
+
+    Args:
+        topology: "v5e:16x16", "v5e-256", "cpu:8" (simulated), "h100:8" (arithmetic alone).
+        slices: TPU slices, joined by the data centre's network (mesh axis `replica`).
+        groups: groups (language x category) of the loss; the stores, which would tell, need not be there.
+        token_budget: tokens of the run; None: Loop.steps x Mixture.batch_tokens.
+        assumptions: what estimates rest on beside the compiler's word.
+        compile: compile the step; otherwise arithmetic alone answers, in seconds.
+        json: print the record as JSON.
+        hlo_out: file for the optimised program.
+        training: the arguments of `train` that the gin files give.
+    """
+    record = answered(training, topology, slices, groups, token_budget, assumptions or Assumptions(), compile, hlo_out)
+    print(jsons.dumps(record, indent=1) if json else words.text(record))
+    return 0 if words.fits(record) else 1
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    return cli.run("plan", argv, FLAGS)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

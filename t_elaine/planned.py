@@ -1,0 +1,130 @@
+"""The root of `plan`: the settings that `train` would be given → a question, its arithmetic, its compiled answer.
+
+It stands beside the commands, as `assembly` does: it alone joins the recipe's batch (data) to the step (training) and
+the estimates (planning).
+"""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jax.sharding import AbstractMesh, AxisType
+
+from t_elaine import feeding
+from t_elaine.errors import UserError
+from t_elaine.model import capability
+from t_elaine.model.config import ComputeConfig
+from t_elaine.parallel.mesh import AXES, MeshConfig, make_mesh, mesh_shape
+from t_elaine.planning import advice, answer, costs, hlo, topology
+from t_elaine.planning.answer import Question, Record
+from t_elaine.planning.assumptions import Assumptions, rates
+from t_elaine.planning.compile import TooLarge, compile_step
+from t_elaine.training.building import build_step
+from t_elaine.training.fit import Need, need
+
+
+def answered(
+    training: Mapping[str, Any],
+    name: str,
+    slices: int,
+    groups: int,
+    token_budget: int | None,
+    assumed: Assumptions,
+    compile: bool,
+    hlo_out: str,
+) -> Record:
+    """The record of a plan.
+
+    Raises:
+        UserError: no such topology, a mesh or batch that does not divide, an option that the compiler refuses.
+    """
+    question = asked(training, name, slices, groups, token_budget, assumed)
+    wanted = needed(question)
+    told = answer.arithmetic(question, wanted)
+    why = ""
+    if told["decided"]:
+        why = "arithmetic alone"
+    elif question.topology.chip.kind == "gpu":
+        why = "arithmetic alone: nothing compiles for GPUs that are not there"
+    elif not compile:
+        why = "arithmetic alone, as asked (plan.compile)"
+    elif question.topology.chip.kind == "tpu" and not topology.has_compiler():
+        why = "arithmetic alone: libtpu, which compiles for TPUs, is not installed (Linux x86-64: the extra `plan`)"
+    if why:
+        return by_arithmetic(question, told, why)
+    return by_compiler(question, training, wanted, hlo_out)
+
+
+def asked(
+    training: Mapping[str, Any], name: str, slices: int, groups: int, token_budget: int | None, assumed: Assumptions
+) -> Question:
+    """The question that the settings put."""
+    where = topology.read(name, slices)
+    mesh = dict(zip(AXES, mesh_shape(training.get("mesh") or MeshConfig(), where.devices), strict=True))
+    data, loop = training["data"], training["loop"]
+    shape = feeding.batch_shape(data, training.get("rows_per_device", 1), mesh)
+    compute = training.get("compute") or ComputeConfig()
+    usable, warning = capability.usable(compute, data.sequence_length, where.chip.kind, mesh["context"])
+    if warning:
+        print(f"warning: {warning}", file=sys.stderr)
+    return Question(
+        model=training["model"],
+        compute=usable,
+        topology=where,
+        mesh=mesh,
+        shape=shape,
+        steps=loop.steps,
+        token_budget=token_budget,
+        price=loop.price_per_chip_hour,
+        groups=groups,
+        options=training.get("compiler_options") or {},
+        assumed=assumed,
+        rates=rates(assumed, where.chip, where.devices),
+    )
+
+
+def needed(question: Question) -> Need:
+    """Bytes on one device, from shapes."""
+    types = (AxisType.Auto,) * len(AXES)
+    mesh: Any = AbstractMesh(tuple(question.mesh.values()), AXES, axis_types=types)
+    rows = question.shape[1] // (question.mesh["replica"] * question.mesh["fsdp"])
+    return need(question.model, question.compute, mesh, rows, question.shape[2])
+
+
+def by_arithmetic(question: Question, told: Record, why: str) -> Record:
+    """The answer without a compiler."""
+    record = answer.asked(question) | {"by": why, "arithmetic": told}
+    if told["total"] > told["limit"]:
+        record["change"] = advice.too_large(question.compute, question.shape, record["mesh"])
+    return record
+
+
+def by_compiler(question: Question, training: Mapping[str, Any], wanted: Need, hlo_out: str) -> Record:
+    """The answer of the compiled step."""
+    devices = topology.described(question.topology)
+    mesh = make_mesh(training.get("mesh") or MeshConfig(), devices)
+    lengths = np.full(question.model.vocab_size, 4, np.int32)  # a constant of the program; its values cost nothing
+    step = build_step(
+        question.model,
+        question.compute,
+        training.get("optimizer"),
+        training.get("schedule"),
+        question.steps,
+        mesh,
+        question.groups,
+        lengths,
+        question.options,
+    )
+    done = compile_step(step, question.model, question.shape)
+    if isinstance(done, TooLarge):
+        return answer.too_large(question, done, wanted)
+    if hlo_out:
+        try:
+            Path(hlo_out).write_text(done.hlo, encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"the program cannot be written: {error}", hlo_out, "name another file") from error
+    module = hlo.parse(done.hlo)
+    counted = costs.count(module, question.rates, question.mesh, question.topology.slices)
+    return answer.compiled_answer(question, done, module, counted, wanted)

@@ -1,0 +1,113 @@
+"""Compiles a step for devices that are not there, and keeps what the compiler says of its memory.
+
+Reads no costs (`costs`) and judges nothing (`answer`).
+"""
+
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from t_elaine.errors import UserError
+from t_elaine.model.config import LlamaConfig
+from t_elaine.training.step import Step, batch_shapes, state_shapes
+
+# What the compiler's dump is called, after the program's name.
+ASSIGNMENT, LIVES = "buffer-assignment.txt", "live-range.txt"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compiled:
+    """A compiled step.
+
+    Args:
+        hlo: its optimised program.
+        peak: bytes that it needs on one device at the worst moment.
+        arguments: bytes of state and batch.
+        temporary: bytes of everything else.
+        assignment: the compiler's buffer assignment, "" where it dumps none.
+        lives: when each buffer lives, likewise.
+        seconds: that lowering and compiling took.
+    """
+
+    hlo: str
+    peak: int
+    arguments: int
+    temporary: int
+    assignment: str
+    lives: str
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class TooLarge:
+    """The compiler's refusal: what it says, and how long it took to say so."""
+
+    message: str
+    seconds: float
+
+
+def compile_step(step: Step, model: LlamaConfig, shape: tuple[int, int, int]) -> Compiled | TooLarge:
+    """Compile the step for a batch.
+
+    Args:
+        step: from `training.building`.
+        model: its model.
+        shape: (A, B, T).
+
+    Raises:
+        UserError: the compiler refuses an option, or the program for another reason than its size.
+    """
+    begun = time.perf_counter()
+    state = state_shapes(model, step.state_shardings)
+    lowered = step.run.lower(state, batch_shapes(*shape, step.batch_sharding))
+    with tempfile.TemporaryDirectory(prefix="t-elaine-plan-") as folder:
+        try:
+            done = lowered.compile(compiler_options={"xla_dump_to": folder})
+        except jax.errors.JaxRuntimeError as error:
+            return _refused(error, time.perf_counter() - begun)
+        memory: Any = done.memory_analysis()
+        return Compiled(
+            hlo=done.as_text() or "",
+            peak=int(memory.peak_memory_in_bytes),
+            arguments=int(memory.argument_size_in_bytes),
+            temporary=int(memory.temp_size_in_bytes),
+            assignment=_dumped(folder, ASSIGNMENT),
+            lives=_dumped(folder, LIVES),
+            seconds=time.perf_counter() - begun,
+        )
+
+
+def _refused(error: jax.errors.JaxRuntimeError, seconds: float) -> TooLarge:
+    message = str(error)
+    if "RESOURCE_EXHAUSTED" in message or "CompileTimeHbmOom" in message or "exceeds available HBM" in message:
+        return TooLarge(message=message, seconds=seconds)
+    told = message.splitlines()[0]
+    if "compile option" in message.lower() or "compiler option" in message.lower() or "setting option" in message:
+        raise UserError(told, "train.compiler_options", "take the option out, or mend its value") from error
+    raise UserError(
+        f"the compiler refuses the step: {told}", "compiler", "try other blocks, remat or options"
+    ) from error
+
+
+def _dumped(folder: str, ending: str) -> str:
+    """The dump of the step itself; several programs may have been compiled, the largest is the step."""
+    found = sorted(Path(folder).glob(f"*{ending}"), key=lambda path: path.stat().st_size)
+    return found[-1].read_text(encoding="utf-8", errors="replace") if found else ""
+
+
+def versions(step_options: Mapping[str, str]) -> dict[str, str]:
+    """What a compiled answer depends on besides the settings and the code."""
+    from importlib import metadata
+
+    named = {}
+    for package in ("jax", "jaxlib", "libtpu"):
+        try:
+            named[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return named | {f"option {key}": str(value) for key, value in sorted(step_options.items())}
