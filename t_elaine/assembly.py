@@ -36,6 +36,7 @@ from t_elaine.training.hours import ChipHours
 from t_elaine.training.loop import Evaluator, Handed, Loop
 from t_elaine.training.metrics import mfu
 from t_elaine.training.optimizer import AdamW, Schedule
+from t_elaine.training.packed import check_packing
 from t_elaine.training.sinks import open_sinks
 from t_elaine.training.start import Begun, Start, begin, split_state
 from t_elaine.training.step import Step, batch_layout, batch_shapes, state_shapes, token_count
@@ -120,11 +121,13 @@ def train(
         devices = make_mesh(mesh or MeshConfig())
         introduce(devices, line)
         platform = devices.devices.flat[0].platform
-        compute, warning = capability.usable(compute or ComputeConfig(), data.sequence_length, platform)
+        length, pieces = data.sequence_length, devices.shape["context"]
+        compute, warning = capability.usable(compute or ComputeConfig(), length, platform, pieces)
         if warning:
             say(f"warning: {warning}")
-        needed, there = check_fit(model, compute, devices, rows_per_device, data.sequence_length)
+        needed, there = check_fit(model, compute, devices, rows_per_device, length)
         say(f"a device needs about {text(needed.total)} of {text(there)}")
+        check_packing(model, compute, devices, length, say)
         with run_folder.in_use(run_dir):
             feed = feeding.open_feed(data, rows_per_device, batch_layout(devices), model.vocab_size, verify_stores, say)
             step = build_step(

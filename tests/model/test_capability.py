@@ -40,3 +40,22 @@ def test_splash_gives_way_with_a_warning(platform: str, length: int, block: int,
 def test_a_row_shorter_than_the_block_is_one_block() -> None:
     compute = ComputeConfig(attention="splash", attention_block=1024)
     assert usable(compute, 256, "tpu") == (compute, "")
+
+
+def test_over_pieces_another_kernel_takes_the_place_of_one_that_cannot() -> None:
+    compute = ComputeConfig(attention="flash_tpu", attention_block=128)
+    found, warning = usable(compute, 1024, "tpu", pieces=4)
+    assert found.attention == "splash" and "4 pieces" in warning and "'splash'" in warning
+    assert usable(found, 1024, "tpu", pieces=4) == (found, "")
+
+
+def test_the_block_must_divide_a_piece() -> None:
+    compute = ComputeConfig(attention="splash", attention_block=512)
+    assert usable(compute, 1024, "tpu", pieces=2) == (compute, "")
+    found, warning = usable(compute, 3072, "tpu", pieces=4)
+    assert found.attention == "reference" and "rows of 768 in blocks of 512" in warning
+
+
+def test_a_row_that_does_not_divide_is_refused() -> None:
+    with pytest.raises(UserError, match="two chunks for each of 4 pieces"):
+        usable(ComputeConfig(), 100, "cpu", pieces=4)
