@@ -21,6 +21,7 @@ from t_elaine.model import llama
 from t_elaine.model.config import ComputeConfig, LlamaConfig
 from t_elaine.model.loss import weighted_nll
 from t_elaine.parallel import sharding as layouts
+from t_elaine.training.held_out import globally
 
 # Largest difference, as a share of the tensor's norm. A kernel that lets documents see each other is off by a fifth or
 # more (the tests do it), rounding by a hundredth in bfloat16. Accelerators
@@ -96,9 +97,10 @@ def differences(config: LlamaConfig, compute: ComputeConfig, mesh: Mesh, length:
     """Norm of the difference over norm, of logits and of each parameter's gradient."""
     spans = documents(length)
     where = layouts.shardings(llama.parameter_axes(config), mesh)
+    rows_where = layouts.sharding(mesh, layouts.RULES, None, "batch", None)
     run = jax.jit(
         _comparison(config, compute, mesh, spans),
-        in_shardings=(where, layouts.sharding(mesh, layouts.RULES, None, "batch", None)),
+        in_shardings=(where, rows_where),
         out_shardings=NamedSharding(mesh, PartitionSpec()),
         # A CPU would spend most of the time on optimising what runs once.
         compiler_options={"xla_backend_optimization_level": 0} if mesh.devices.flat[0].platform == "cpu" else None,
@@ -108,7 +110,8 @@ def differences(config: LlamaConfig, compute: ComputeConfig, mesh: Mesh, length:
     shapes = llama.parameter_shapes(config)
     params = jax.tree.map(lambda leaf: rng.normal(0, config.embed**-0.5, leaf.shape).astype(np.float32), shapes)
     tokens = rng.integers(0, config.vocab_size, (math.prod(mesh.shape[axis] for axis in BATCH), length + 1))
-    found = jax.device_get(run(params, _rows(tokens.astype(np.int32), spans)))
+    rows = {name: globally(array, rows_where) for name, array in _rows(tokens.astype(np.int32), spans).items()}
+    found = jax.device_get(run(jax.tree.map(globally, params, where), rows))
     paths = jax.tree.leaves_with_path(found["gradients"])
     pairs = {jax.tree_util.keystr(path, simple=True, separator="/"): pair for path, pair in paths}
     pairs["logits"] = np.sum(found["logits"], axis=0)
