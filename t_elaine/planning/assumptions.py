@@ -26,7 +26,8 @@ class Assumptions:
         attention_names: regular expression, case ignored, for the names of attention kernels.
         attention_block: block of an attention kernel that does not tell its own; 0: unknown.
         causal_share: share of the score matrix that attention kernels execute; None: from their blocks, else 0.5.
-        cap_memory_bound: nothing without a matmul costs more than this many times its bytes' time; 0: as the compiler says.
+        cap_memory_bound: nothing without a matmul costs more than this many times its bytes' time; 0: the compiler's
+            word is taken.
         default_trips: trips of a loop whose number cannot be read.
         gpu_matmul_share: share of the peak at which matmuls run on GPUs, where nothing is compiled.
         gpu_hidden_share: share of the collectives that GPUs hide behind the compute.

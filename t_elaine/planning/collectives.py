@@ -80,7 +80,7 @@ def cost(
 
 
 def _seconds(kind: str, whole: float, count: int, rates: Rates, crosses: bool) -> float:
-    """Bytes that a chip sends over the links that it uses; a ring passes (n-1)/n of a tensor on, an all-reduce twice."""
+    """Bytes that a chip sends over the links it uses; a ring passes (n-1)/n of a tensor on, an all-reduce twice."""
     used = rates.axes * math.log(max(count, 2)) / math.log(max(rates.devices, 2))
     axes = max(1, min(rates.axes, round(used)))
     passed = (count - 1) / count if count > 1 else 1.0

@@ -226,14 +226,18 @@ def _frames(text: str) -> tuple[dict[int, tuple[str, int]], dict[int, int]]:
             rows[int(found.group(1))] = found.group(2)
         elif _HEAD.match(line) and line.endswith("{"):
             break
-    number = lambda row, key: int(found.group(1)) if (found := re.search(rf"{key}=(\d+)", row)) else 0  # noqa: E731
     files = {key: row.strip('"') for key, row in tables.get("FileNames", {}).items()}
     places = {
-        key: (files.get(number(row, "file_name_id"), ""), number(row, " line"))
+        key: (files.get(_field(row, "file_name_id"), ""), _field(row, " line"))
         for key, row in tables.get("FileLocations", {}).items()
     }
     frames = tables.get("StackFrames", {})
-    lines = {key: places.get(number(row, "file_location_id"), ("", 0)) for key, row in frames.items()}
+    lines = {key: places.get(_field(row, "file_location_id"), ("", 0)) for key, row in frames.items()}
     # XLA prints a parent's number plus one; a frame that names itself has none.
-    callers = {key: number(row, "parent_frame_id") - 1 for key, row in frames.items()}
+    callers = {key: _field(row, "parent_frame_id") - 1 for key, row in frames.items()}
     return lines, {key: max(parent, 0) for key, parent in callers.items()}
+
+
+def _field(row: str, key: str) -> int:
+    found = re.search(rf"{key}=(\d+)", row)
+    return int(found.group(1)) if found else 0

@@ -1,4 +1,4 @@
-"""What Pallas kernels cost, which the compiler gives no cycles for: attention from its shapes, others from their bytes."""
+"""What Pallas kernels cost, for which the compiler gives no cycles: attention by its shapes, others by their bytes."""
 
 import math
 import re

@@ -1,4 +1,4 @@
-"""Reads the compiler's dumped buffer assignment: which buffers are alive where the program needs most, and from which line.
+"""Reads the compiler's dumped buffer assignment: which buffers are alive at the worst moment, and from which line.
 
 The dump (`xla_dump_to`) has two files: what lies where (`…buffer-assignment.txt`), and from when to when
 (`…live-range.txt`).
@@ -73,7 +73,7 @@ def at_peak(buffers: list[Buffer], when: dict[tuple[str, str], tuple[int, int]])
 
 
 def largest(assignment: str, lives_text: str, module: Module, most: int = 12) -> list[dict[str, Any]]:
-    """The largest buffers alive at the peak: bytes, shape, what makes it, and the line of this package it comes from."""
+    """The largest buffers alive at the peak: bytes, shape, what makes them, and the line of this package behind it."""
     buffers = temporaries(assignment)
     chosen = at_peak(buffers, lives(lives_text)) if lives_text else buffers
     makers = {i.name: i for c in module.computations.values() for i in c}
@@ -101,7 +101,7 @@ def _operation(maker: Instruction | None) -> str:
 
 
 def refused(message: str) -> tuple[float, float, list[dict[str, Any]]]:
-    """(bytes wanted, bytes there, largest buffers) of a compiler's out-of-memory message; 0 for what it does not say."""
+    """(bytes wanted, bytes there, largest buffers) of a compiler's out-of-memory message; 0: it does not say."""
     found = re.search(r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm", message) or re.search(
         r"\(([\d.]+)([KMGT]?)i?B?\) exceeds available \w+ \(([\d.]+)([KMGT]?)", message
     )

@@ -10,20 +10,28 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 
 from t_elaine.errors import UserError
 from t_elaine.model import llama
 from t_elaine.model.config import ComputeConfig, LlamaConfig
 from t_elaine.parallel import sharding as layouts
+from t_elaine.training.activations import activations
 
 HOST_RESERVE = 2 << 30  # the interpreter, libraries and the data loader, where the host's memory is the devices' too
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Need:
-    """Bytes on one device."""
+    """Bytes on one device.
+
+    Args:
+        parameters: its pieces of them.
+        moments: the optimizer's.
+        gradients: its pieces of them.
+        activations: at the worst moment.
+        kept: those of them that are surely alive together, when the backward pass begins.
+    """
 
     parameters: int
     moments: int
@@ -52,36 +60,20 @@ def need(
 ) -> Need:
     """Bytes that one device needs for a training step.
 
-    Parameters, two moments and gradients in float32, in this device's pieces; activations: what the backward pass
-    keeps of each layer, the widest layer being recomputed, its gathered weights, and one chunk of logits.
+    Parameters, two moments and gradients in float32, in this device's pieces; activations: see `activations`.
     """
     shapes = llama.parameter_shapes(config)
     shardings = layouts.shardings(llama.parameter_axes(config), mesh, rules, shapes)
     pieces = jax.tree.map(lambda s, where: math.prod(where.shard_shape(s.shape)) * 4, shapes, shardings)
     parameters = sum(jax.tree.leaves(pieces))
-    width = np.dtype("float32").itemsize if compute.dtype == "float32" else 2
-    tokens = rows_per_device * length // mesh.shape["context"]
-    tensor = mesh.shape["tensor"]
-    heads = config.head_dim * (2 * config.q_heads + 2 * config.kv_heads)
-    inside = (heads + 3 * config.mlp) // tensor + 4 * config.embed
-    kept = {"none": inside, "full": config.embed, "minimal": config.embed + heads // tensor + 2 * config.mlp // tensor}
-    saved = kept.get(compute.remat, inside)
-    layer_bytes = sum(math.prod(leaf.shape[1:]) for leaf in jax.tree.leaves(shapes["layers"])) * width // tensor
-    scores = 0
-    if compute.attention == "reference":
-        scores = 2 * 4 * rows_per_device * config.q_heads // min(tensor, config.q_heads) * length * length
-        scores //= mesh.shape["context"]
-    activations = tokens * width * (config.layers * saved + inside) + 2 * layer_bytes + scores
-    activations += loss_bytes(config, compute, rows_per_device, length, width) // tensor
-    return Need(parameters=parameters, moments=2 * parameters, gradients=parameters, activations=activations)
-
-
-def loss_bytes(config: LlamaConfig, compute: ComputeConfig, rows: int, length: int, width: int) -> int:
-    """What `model.loss.weighted_nll` holds: a chunk's logits, kept errors, the whole table and its gradient."""
-    table = config.embed * config.vocab_size
-    logits = 3 * 4 * rows * min(compute.loss_chunk, length) * config.vocab_size
-    errors = min(4 * table, rows * length * config.vocab_size * width)
-    return logits + errors + (4 + width) * table
+    used = activations(config, compute, mesh.shape, rows_per_device, length)
+    return Need(
+        parameters=parameters,
+        moments=2 * parameters,
+        gradients=parameters,
+        activations=used.total,
+        kept=used.kept,
+    )
 
 
 def device_memory(mesh: Mesh) -> tuple[int, str]:
