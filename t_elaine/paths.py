@@ -7,6 +7,8 @@ Nothing here imports TensorFlow.
 import os
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -15,6 +17,8 @@ import fsspec
 from t_elaine.errors import UserError
 
 PathLike = str | os.PathLike[str]
+# Else gcsfs, once imported, asks by gRPC, with credentials of its own, what kind of bucket each path lies in.
+os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 
 
 def is_remote(path: PathLike) -> bool:
@@ -29,31 +33,93 @@ def join(path: PathLike, *parts: str) -> str:
 
 
 def filesystem(path: PathLike) -> Any:
-    """The fsspec file system that `path` lies in."""
-    return fsspec.core.url_to_fs(os.fspath(path))[0]
+    """The fsspec file system that `path` lies in. On gs:// nothing is cached: other hosts write there too."""
+    options = {"use_listings_cache": False} if os.fspath(path).startswith(("gs://", "gcs://")) else {}
+    return fsspec.core.url_to_fs(os.fspath(path), **options)[0]
+
+
+def store_errors() -> tuple[type[BaseException], ...]:
+    """What an object store's client raises beside OSError, of the modules that are loaded."""
+    names = (
+        ("gcsfs.retry", "HttpError"),
+        ("google.auth.exceptions", "GoogleAuthError"),
+        ("google.api_core.exceptions", "GoogleAPIError"),
+        ("aiohttp.client_exceptions", "ClientError"),
+        ("requests.exceptions", "RequestException"),
+    )
+    return tuple(getattr(sys.modules[module], name) for module, name in names if module in sys.modules)
+
+
+@contextmanager
+def answering(path: PathLike) -> Iterator[None]:
+    """While inside, what the object store refuses, after all tries again, is a UserError that names the path."""
+    try:
+        yield
+    except (FileNotFoundError, FileExistsError):
+        raise
+    except (OSError, *store_errors()) as error:  # type: ignore[misc]  # mypy wants a tuple that it can count
+        if not is_remote(path):
+            raise
+        what = f"the object store gave up: {str(error).strip().splitlines()[0] if str(error).strip() else repr(error)}"
+        mend = "check bucket, permissions (gcloud auth application-default login) and network, then start again"
+        raise UserError(what, os.fspath(path), mend) from error
 
 
 def open_file(path: PathLike, mode: str = "rb") -> IO[Any]:
-    """Open a local or remote file; text modes are UTF-8."""
+    """Open a local or remote file; text modes are UTF-8. A remote file is there once it is closed, and then whole."""
     text = os.fspath(path)
+    encoding = None if "b" in mode else "utf-8"
     if not is_remote(text):
-        return open(text, mode, encoding=None if "b" in mode else "utf-8")
-    return fsspec.open(text, mode, encoding=None if "b" in mode else "utf-8").open()
+        return open(text, mode, encoding=encoding)
+    with answering(path):
+        return filesystem(text).open(text, mode, **({} if encoding is None else {"encoding": encoding}))
 
 
 def exists(path: PathLike) -> bool:
     """True if a file or folder is there."""
-    return bool(filesystem(path).exists(os.fspath(path))) if is_remote(path) else os.path.exists(path)
+    if not is_remote(path):
+        return os.path.exists(path)
+    with answering(path):
+        return bool(filesystem(path).exists(os.fspath(path)))
+
+
+def is_folder(path: PathLike) -> bool:
+    """True if a folder is there; in an object store, if some name begins with it."""
+    if not is_remote(path):
+        return os.path.isdir(path)
+    with answering(path):
+        return bool(filesystem(path).isdir(os.fspath(path)))
+
+
+def size(path: PathLike) -> int:
+    """Bytes of a file."""
+    if not is_remote(path):
+        return os.path.getsize(path)
+    with answering(path):
+        return int(filesystem(path).size(os.fspath(path)))
+
+
+def read_range(path: PathLike, start: int, stop: int) -> bytes:
+    """Bytes [start, stop) of a file, in one request where it lies in an object store."""
+    if not is_remote(path):
+        with open(path, "rb") as handle:
+            handle.seek(start)
+            return handle.read(stop - start)
+    with answering(path):
+        return bytes(filesystem(path).cat_file(os.fspath(path), start=start, end=stop))
 
 
 def listing(path: PathLike) -> list[str]:
     """Names (not paths) in a folder, sorted; empty if there is no such folder."""
     if not is_remote(path):
         return sorted(os.listdir(path)) if os.path.isdir(path) else []
-    fs = filesystem(path)
-    if not fs.exists(os.fspath(path)):
-        return []
-    return sorted(entry.rstrip("/").rsplit("/", 1)[-1] for entry in fs.ls(os.fspath(path), detail=False))
+    with answering(path):
+        try:
+            entries = filesystem(path).ls(os.fspath(path), detail=False)
+        except FileNotFoundError:
+            return []
+    names = {entry.rstrip("/").rsplit("/", 1)[-1] for entry in entries}
+    return sorted(names - {os.fspath(path).rstrip("/").rsplit("/", 1)[-1]})
 
 
 def make_folder(path: PathLike) -> None:
@@ -72,6 +138,9 @@ def make_folder(path: PathLike) -> None:
 
 def read_text(path: PathLike) -> str:
     """The whole file as UTF-8 text."""
+    if is_remote(path):
+        with answering(path):
+            return bytes(filesystem(path).cat_file(os.fspath(path))).decode("utf-8")
     with open_file(path, "r") as handle:
         return str(handle.read())
 
@@ -79,8 +148,8 @@ def read_text(path: PathLike) -> str:
 def write_text(path: PathLike, text: str) -> None:
     """Write a file whole or not at all: locally a temporary name, flushed, then renamed; remotely one upload."""
     if is_remote(path):
-        with open_file(path, "w") as handle:
-            handle.write(text)
+        with answering(path):
+            filesystem(path).pipe_file(os.fspath(path), text.encode("utf-8"))
         return
     folder, name = os.path.split(os.path.abspath(path))
     temporary = os.path.join(folder, f".writing-{os.getpid()}-{name}")
@@ -98,10 +167,25 @@ def write_text(path: PathLike, text: str) -> None:
             os.unlink(temporary)
 
 
+def create_text(path: PathLike, text: str) -> bool:
+    """Write a file only where there is none yet; False if there is. Of several that try at once, one succeeds."""
+    try:
+        if is_remote(path):
+            with answering(path):
+                filesystem(path).pipe_file(os.fspath(path), text.encode("utf-8"), mode="create")
+        else:
+            with open(path, "x", encoding="utf-8") as handle:
+                handle.write(text)
+    except FileExistsError:
+        return False
+    return True
+
+
 def remove(path: PathLike) -> None:
     """Remove a local or remote file."""
     if is_remote(path):
-        filesystem(path).rm_file(os.fspath(path))
+        with answering(path):
+            filesystem(path).rm_file(os.fspath(path))
     else:
         os.unlink(path)
 
