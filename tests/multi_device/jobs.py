@@ -81,7 +81,7 @@ def start(
     processes: int = 2,
     devices: int = 1,
     only: Sequence[int] | None = None,
-    program: str | Sequence[str] = ("-m", "t_elaine.train"),
+    programs: Mapping[int, Sequence[str]] | None = None,
     variables: Mapping[int, Mapping[str, str]] | None = None,
     port: int | None = None,
 ) -> Job:
@@ -93,7 +93,7 @@ def start(
         processes: how many belong together.
         devices: simulated devices of each.
         only: the numbers that are started; None: all.
-        program: what Python runs, before the gin file's flag.
+        programs: what Python runs instead of `-m t_elaine.train`, by process.
         variables: more environment, by process.
         port: of process 0; None: a free one.
     """
@@ -114,6 +114,7 @@ def start(
             environment = {**{f"T_ELAINE_{key}": value for key, value in told.items()}, **environment}
         log = folder / f"{count}-{process}.log"
         with log.open("wb") as out:
+            program = (programs or {}).get(process, ("-m", "t_elaine.train"))
             arguments = [sys.executable, *program, f"--gin_file={file}"]
             started.append(subprocess.Popen(arguments, env=environment, stdout=out, stderr=subprocess.STDOUT))
         logs.append(log)
