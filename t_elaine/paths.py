@@ -19,6 +19,8 @@ from t_elaine.errors import UserError
 PathLike = str | os.PathLike[str]
 # Else gcsfs, once imported, asks by gRPC, with credentials of its own, what kind of bucket each path lies in.
 os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+# Whoever opens gs:// in this process, Orbax included: no listing is kept, since other hosts write there too.
+fsspec.config.conf.setdefault("gs", {})["use_listings_cache"] = False
 
 
 def is_remote(path: PathLike) -> bool:
@@ -33,9 +35,8 @@ def join(path: PathLike, *parts: str) -> str:
 
 
 def filesystem(path: PathLike) -> Any:
-    """The fsspec file system that `path` lies in. On gs:// nothing is cached: other hosts write there too."""
-    options = {"use_listings_cache": False} if os.fspath(path).startswith(("gs://", "gcs://")) else {}
-    return fsspec.core.url_to_fs(os.fspath(path), **options)[0]
+    """The fsspec file system that `path` lies in."""
+    return fsspec.core.url_to_fs(os.fspath(path))[0]
 
 
 def store_errors() -> tuple[type[BaseException], ...]:
@@ -194,11 +195,12 @@ def clear_half_written(folder: PathLike) -> None:
     """Remove what `write_text` of processes of this machine left in a local folder when they were killed."""
     for name in listing(folder):
         found = re.match(r"\.writing-(\d+)-", name)
-        if found and not _runs(int(found.group(1))):
+        if found and not runs(int(found.group(1))):
             os.unlink(join(folder, name))
 
 
-def _runs(process: int) -> bool:
+def runs(process: int) -> bool:
+    """True if a process of this number runs on this machine."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:

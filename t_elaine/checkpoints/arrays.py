@@ -5,17 +5,29 @@ No step folders, no digests, no settings here.
 
 import dataclasses
 import math
+import os
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
+from etils.epath import gpath
 from orbax.checkpoint.checkpoint_args import register_with_handler
 
+from t_elaine import paths
 from t_elaine.faults import fault_point
 
 STACKED = "layers"
 SMALLEST_CHUNK = 1 << 20  # norms and tiny models: many little chunks would only cost time
+
+
+def orbax_path(folder: str) -> epath.Path:
+    """A folder as Orbax takes it. For gs:// etils would load TensorFlow wherever that is installed; fsspec will do."""
+    if paths.is_remote(folder):
+        gpath._is_tf_installed = lambda: False
+        return epath.Path(folder)
+    return epath.Path(os.path.abspath(folder))
 
 
 class TreeHandler(ocp.PyTreeCheckpointHandler):

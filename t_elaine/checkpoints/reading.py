@@ -18,7 +18,7 @@ from jax.experimental import multihost_utils
 
 from t_elaine import paths
 from t_elaine.checkpoints import layout, verify
-from t_elaine.checkpoints.arrays import TreeHandler, TreeRestore, named
+from t_elaine.checkpoints.arrays import TreeHandler, TreeRestore, named, orbax_path
 from t_elaine.checkpoints.layout import CheckpointMeta, read_meta, resolve
 from t_elaine.errors import UserError
 
@@ -46,7 +46,7 @@ def tensors(run_dir: paths.PathLike, step: int, item: str = layout.PARAMS) -> di
     folder = paths.join(layout.step_dir(run_dir, step), item)
     if not paths.exists(folder):
         raise UserError(f"the checkpoint holds no {item}", folder, "take a checkpoint that train wrote")
-    tree = TreeHandler().metadata(_orbax_path(folder))
+    tree = TreeHandler().metadata(orbax_path(folder))
     return {name: (tuple(leaf.shape), str(np.dtype(leaf.dtype))) for name, leaf in named(tree).items()}
 
 
@@ -194,8 +194,8 @@ def _read_tree(folder: str, target: Any) -> Any:
     checkpointer = ocp.Checkpointer(TreeHandler())
     arguments = ocp.checkpoint_utils.construct_restore_args(target)
     try:
-        return checkpointer.restore(_orbax_path(folder), args=TreeRestore(item=target, restore_args=arguments))
-    except (ValueError, OSError) as error:
+        return checkpointer.restore(orbax_path(folder), args=TreeRestore(item=target, restore_args=arguments))
+    except (ValueError, OSError, *paths.store_errors()) as error:  # type: ignore[misc]
         raise Damaged(f"it cannot be read: {error}", folder, "take another checkpoint") from error
     finally:
         checkpointer.close()
@@ -203,9 +203,3 @@ def _read_tree(folder: str, target: Any) -> Any:
 
 def _all_finite(tree: Any) -> jax.Array:
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
-
-
-def _orbax_path(folder: str) -> Any:
-    from etils import epath
-
-    return epath.Path(folder if paths.is_remote(folder) else os.path.abspath(folder))

@@ -22,7 +22,7 @@ import orbax.checkpoint as ocp
 
 from t_elaine import paths
 from t_elaine.checkpoints import layout, verify
-from t_elaine.checkpoints.arrays import TreeHandler, TreeSave, save_args
+from t_elaine.checkpoints.arrays import TreeHandler, TreeSave, orbax_path, save_args
 from t_elaine.checkpoints.layout import CheckpointMeta
 from t_elaine.errors import NO_ROOM, UserError
 from t_elaine.faults import fault_point
@@ -79,7 +79,7 @@ class Checkpoints:
         paths.make_folder(folder)
         agreement.wait_for_all("checkpoints folder")  # none lists it before it is clean
         self._manager = ocp.CheckpointManager(
-            folder if paths.is_remote(folder) else os.path.abspath(folder),
+            orbax_path(folder),
             item_handlers={
                 layout.PARAMS: TreeHandler(),
                 layout.OPTIMIZER: TreeHandler(),
@@ -99,7 +99,7 @@ class Checkpoints:
             failed = error
         try:
             self._manager.close()
-        except (OSError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError, *paths.store_errors()) as error:  # type: ignore[misc]
             if not self._failed:  # the manager tells a failed save again
                 failed = UserError(f"the last checkpoint could not be saved: {error}", self._run_dir)
         if kind is not None:  # an interrupt may have cut the save off from the threads that write for it
@@ -138,7 +138,7 @@ class Checkpoints:
             items[layout.OPTIMIZER] = TreeSave(optimizer, save_args=save_args(optimizer))
         try:
             self._manager.save(meta.step, args=ocp.args.Composite(**items), force=True)
-        except (OSError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError, *paths.store_errors()) as error:  # type: ignore[misc]
             raise self._explained(error, meta.step) from error
         self._thread = threading.Thread(target=self._finish, args=(meta.step,), name="seal checkpoint")
         self._thread.start()
@@ -174,7 +174,7 @@ class Checkpoints:
             fault_point("checkpoint.after_digests")
             if jax.process_index() == 0:
                 self._prune()
-        except (OSError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError, *paths.store_errors()) as error:  # type: ignore[misc]
             self._error = self._explained(error, step)
         except UserError as error:
             self._error = error
@@ -198,7 +198,8 @@ class Checkpoints:
             figures = f" ({error.strerror})" if isinstance(error, OSError) and error.errno == errno.ENOSPC else ""
             what = f"no space left while saving checkpoint {step}{figures}; {kept}"
             return UserError(what, where, "free space or take another RUN_DIR, then start the same command again")
-        return UserError(f"checkpoint {step} could not be saved: {error}; {kept}", where, "look at the folder's disk")
+        mend = "look at bucket, permissions and network" if paths.is_remote(where) else "look at the folder's disk"
+        return UserError(f"checkpoint {step} could not be saved: {error}; {kept}", where, mend)
 
 
 def wait_for_writers(seconds: float = 60.0) -> None:

@@ -38,6 +38,7 @@ DATACLASSES: tuple[str, ...] = (
     "t_elaine.training.optimizer:Schedule",
     "t_elaine.training.optimizer:AdamW",
     "t_elaine.training.loop:Loop",
+    "t_elaine.training.lease:Lease",
     "t_elaine.training.watchdog:Watchdog",
     "t_elaine.training.start:Start",
     "t_elaine.checkpoints.writing:Checkpointing",

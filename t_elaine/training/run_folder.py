@@ -15,7 +15,7 @@ import socket
 import subprocess
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ import jax
 from t_elaine import changes, paths
 from t_elaine.errors import UserError
 from t_elaine.parallel import agreement
+from t_elaine.training.lease import Lease, held
 
 PACKAGES = ("t-elaine", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorstore", "numpy", "pyarrow")
 
@@ -35,13 +36,21 @@ def is_main() -> bool:
 
 
 @contextmanager
-def in_use(run_dir: str) -> Iterator[None]:
+def in_use(
+    run_dir: str, lease: Lease | None = None, take_over: bool = False, say: Callable[[str], None] = print
+) -> Iterator[None]:
     """Hold a run's folder while inside: process 0 does; the others see that it is the same folder.
+
+    Args:
+        run_dir: local (a lock) or in an object store (a lease).
+        lease: seconds of the lease.
+        take_over: take a lease from whoever holds it; a local lock goes with its process.
+        say: takes messages.
 
     Raises:
         UserError: another run holds it, or a host does not see it.
     """
-    with _held(run_dir) if is_main() else contextlib.nullcontext():
+    with _held(run_dir, lease or Lease(), take_over, say) if is_main() else contextlib.nullcontext():
         check_shared(run_dir)
         yield
 
@@ -67,7 +76,7 @@ def check_shared(run_dir: str, seconds: float = 20.0) -> None:
 
 
 @contextmanager
-def _held(run_dir: str) -> Iterator[None]:
+def _held(run_dir: str, lease: Lease, take_over: bool, say: Callable[[str], None]) -> Iterator[None]:
     """Hold a run's folder. The lock is freed by the system when the process ends, SIGKILL included.
 
     A run that was refused, so that nothing was written but the lock, leaves no folder where there was none.
@@ -75,9 +84,9 @@ def _held(run_dir: str) -> Iterator[None]:
     Raises:
         UserError: another process holds it.
     """
-    if paths.is_remote(run_dir):  # object stores have no locks
-        paths.make_folder(run_dir)
-        yield
+    if paths.is_remote(run_dir):
+        with held(run_dir, lease, take_over, say):
+            yield
         return
     lock, folder = os.path.join(run_dir, ".lock"), Path(os.path.abspath(run_dir))
     made = [path for path in (folder, *folder.parents) if not path.exists()]
@@ -246,7 +255,7 @@ def copy_folder(source: str, target: str) -> None:
     paths.make_folder(target)
     for name in paths.listing(source):
         path, to = paths.join(source, name), paths.join(target, name)
-        if not paths.is_remote(path) and os.path.isdir(path):
+        if paths.is_folder(path):
             copy_folder(path, to)
             continue
         with paths.open_file(path) as handle:
