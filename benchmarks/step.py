@@ -71,7 +71,7 @@ def ours(
     def mean_loss(params: Any) -> jax.Array:
         x = llama.hidden(params, config, compute, inputs, positions, ones)
         table = llama.head_table(params, config)
-        total, _ = loss.weighted_nll(x, table, targets, ones.astype(jnp.float32), compute.loss_chunk)
+        total, *_ = loss.weighted_nll(x, table, targets, ones.astype(jnp.float32), compute.loss_chunk)
         return total / ones.size
 
     def step(params: Any, state: Any) -> tuple[Any, Any, jax.Array]:

@@ -33,14 +33,13 @@ from t_elaine.training.building import build_step
 from t_elaine.training.compilation import compiled, keep_compiled
 from t_elaine.training.fit import check_fit, text
 from t_elaine.training.hours import ChipHours
-from t_elaine.training.lease import Lease
 from t_elaine.training.loop import Evaluator, Handed, Loop
 from t_elaine.training.metrics import mfu
 from t_elaine.training.optimizer import AdamW, Schedule
 from t_elaine.training.packed import check_packing
 from t_elaine.training.sinks import open_sinks
 from t_elaine.training.start import Begun, Start, begin, split_state
-from t_elaine.training.step import Step, batch_layout, batch_shapes, state_shapes, token_count
+from t_elaine.training.step import Step, batch_layout, batch_shapes, token_count
 from t_elaine.training.stopping import stopping
 from t_elaine.training.watchdog import Watch, Watchdog
 
@@ -76,15 +75,14 @@ def train(
     mesh: MeshConfig | None = None,
     hosts: Hosts | None = None,
     watchdog: Watchdog | None = None,
-    lease: Lease | None = None,
     checkpoints: Checkpointing | None = None,
     start: Start | None = None,
     rows_per_device: int = 1,
     seed: int = 0,
     verify_stores: bool = True,
+    z_loss: float = 0.0,
     compiler_options: Mapping[str, str] | None = None,
     compilation_cache: str | None = "~/.cache/t-elaine/xla",
-    take_over: bool = False,
     argv: Sequence[str] = (),
     config_text: str = "",
 ) -> int:
@@ -101,15 +99,14 @@ def train(
         mesh: devices along each axis.
         hosts: how the processes of the run find each other.
         watchdog: when a run that does not move is ended.
-        lease: when a run's folder in an object store counts as left.
         checkpoints: how often they are written, how many are kept.
         start: weights of a new run; None: random ones.
         rows_per_device: rows of a microbatch on one device; accumulation follows from the batch.
         seed: of random initial weights.
         verify_stores: compare every store file with its sha256 first (reads all of them).
+        z_loss: coefficient of the squared log-normaliser in what is minimised (1e-4 is common); 0: none.
         compiler_options: XLA options for the step.
         compilation_cache: folder in which compiled steps are kept between runs; None: nowhere.
-        take_over: take a run's folder in an object store from the process that holds it, saying whose it was.
         argv: the command's arguments, for command.txt.
         config_text: operative settings, for config.gin and the config hash.
 
@@ -130,10 +127,11 @@ def train(
         compute, warning = capability.usable(compute or ComputeConfig(), length, platform, pieces)
         if warning:
             say(f"warning: {warning}")
-        needed, there = check_fit(model, compute, devices, rows_per_device, length)
+        moment = (optimizer or AdamW()).first_moment_dtype
+        needed, there = check_fit(model, compute, devices, rows_per_device, length, moment)
         say(f"a device needs about {text(needed.total)} of {text(there)}")
         check_packing(model, compute, devices, length, say)
-        with run_folder.in_use(run_dir, lease, take_over, say):
+        with run_folder.in_use(run_dir):
             feed = feeding.open_feed(data, rows_per_device, batch_layout(devices), model.vocab_size, verify_stores, say)
             step = build_step(
                 model,
@@ -145,8 +143,11 @@ def train(
                 len(feed.loader.groups),
                 feed.byte_lengths,
                 compiler_options,
+                z_loss,
             )
-            begun = begin(run_dir, start or Start(), model, step.state_shardings, feed.vocabulary_sha256, seed, say)
+            begun = begin(
+                run_dir, start or Start(), model, step.state_shardings, feed.vocabulary_sha256, seed, say, moment
+            )
             meta = CheckpointMeta(
                 step=begun.step,
                 tokens=0,
@@ -264,8 +265,7 @@ def go(run: Run, begun: Begun, checkpoints: Checkpoints, guards: Guards) -> tupl
     loop, feed, step = run.loop, run.feed, run.step
     if begun.step >= loop.steps:
         return begun.step, "finished"
-    shapes = state_shapes(run.model, step.state_shardings)
-    ready = compiled(step, shapes, batch_shapes(*feed.shape, step.batch_sharding), say)
+    ready = compiled(step, step.state_shapes, batch_shapes(*feed.shape, step.batch_sharding), say)
     kinds = [device.device_kind for device in step.batch_sharding.mesh.devices.flat]
     length = run.data.sequence_length
 

@@ -23,6 +23,7 @@ from t_elaine.planning.assumptions import Assumptions, rates
 from t_elaine.planning.compile import TooLarge, compile_step
 from t_elaine.training.building import build_step
 from t_elaine.training.fit import Need, need
+from t_elaine.training.optimizer import AdamW
 
 
 def answered(
@@ -41,7 +42,7 @@ def answered(
         UserError: no such topology, a mesh or batch that does not divide, an option that the compiler refuses.
     """
     question = asked(training, name, slices, groups, token_budget, assumed)
-    wanted = needed(question)
+    wanted = needed(question, training.get("optimizer"))
     told = answer.arithmetic(question, wanted)
     why = ""
     if told["decided"]:
@@ -85,12 +86,13 @@ def asked(
     )
 
 
-def needed(question: Question) -> Need:
+def needed(question: Question, optimizer: AdamW | None) -> Need:
     """Bytes on one device, from shapes."""
     types = (AxisType.Auto,) * len(AXES)
     mesh: Any = AbstractMesh(tuple(question.mesh.values()), AXES, axis_types=types)
     rows = question.shape[1] // (question.mesh["replica"] * question.mesh["fsdp"])
-    return need(question.model, question.compute, mesh, rows, question.shape[2])
+    moment = (optimizer or AdamW()).first_moment_dtype
+    return need(question.model, question.compute, mesh, rows, question.shape[2], first_moment_dtype=moment)
 
 
 def by_arithmetic(question: Question, told: Record, why: str) -> Record:
@@ -116,6 +118,7 @@ def by_compiler(question: Question, training: Mapping[str, Any], wanted: Need, h
         question.groups,
         lengths,
         question.options,
+        training.get("z_loss", 0.0),
     )
     done = compile_step(step, question.model, question.shape)
     if isinstance(done, TooLarge):

@@ -155,7 +155,7 @@ def make_engine(
         what = f"sequence_length is {length}, the model's context {config.max_position}"
         raise UserError(what, "evaluate.sequence_length", f"give at most {config.max_position}")
     ways = mesh.shape["replica"] * mesh.shape["fsdp"]
-    compute = replace(compute, remat="none", saved=())
+    compute = replace(compute, remat="none", saved=(), offloaded=())
     batch = sharding(mesh, RULES, "batch", "sequence")
 
     def nll(params: Any, rows: dict[str, jax.Array]) -> jax.Array:

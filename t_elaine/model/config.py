@@ -92,6 +92,7 @@ class ComputeConfig:
         remat: what the backward pass recomputes: "none" (nothing), "full" (all of a layer but its input), "minimal"
             (all but matmul and attention outputs), "names" (all but the tensors in `saved`).
         saved: for remat="names": some of q, k, v, attention, middle (the residual stream after it), gate, up.
+        offloaded: for remat="names": of the same, those that are kept in the host's memory (moved there and back).
         attention: "reference" (scores of a whole row at once), "blocked" (one block of queries at a time, scores
             recomputed in the backward pass), "splash" (JAX's kernel for TPUs) or "flash_tpu" (ours).
         attention_block: queries a block for "blocked"; queries and keys a block for the kernels.
@@ -104,6 +105,7 @@ class ComputeConfig:
     dtype: str = "bfloat16"
     remat: str = "full"
     saved: tuple[str, ...] = ()
+    offloaded: tuple[str, ...] = ()
     attention: str = "reference"
     attention_block: int = 128
     attention_fused_backward: bool = False
@@ -124,12 +126,18 @@ class ComputeConfig:
         for name in ("attention_block", "loss_chunk", "scan_unroll"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}", "ComputeConfig", "give a positive number")
-        unknown = set(self.saved) - set(SAVEABLE)
-        if unknown or (self.saved and self.remat != "names"):
-            what = f"no tensors named {sorted(unknown)}" if unknown else f"saved does nothing with remat={self.remat!r}"
-            raise UserError(what, "ComputeConfig.saved", f"give some of {', '.join(SAVEABLE)} and remat='names'")
+        for name in ("saved", "offloaded"):
+            unknown = set(getattr(self, name)) - set(SAVEABLE)
+            if unknown or (getattr(self, name) and self.remat != "names"):
+                nothing = f"{name} does nothing with remat={self.remat!r}"
+                what = f"no tensors named {sorted(unknown)}" if unknown else nothing
+                raise UserError(what, f"ComputeConfig.{name}", f"give some of {', '.join(SAVEABLE)} and remat='names'")
+        if both := sorted(set(self.saved) & set(self.offloaded)):
+            what = f"{', '.join(both)}: both saved on the device and offloaded to the host"
+            raise UserError(what, "ComputeConfig.offloaded", "name each tensor in one of the two")
 
 
+OFFLOAD = "pinned_host"  # JAX's name of the host's memory that devices reach
 SAVEABLE = ("q", "k", "v", "attention", "middle", "gate", "up")
 
 FIELDS = {

@@ -16,7 +16,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from t_elaine.model import attention, context, heads_tpu, rope
-from t_elaine.model.config import SAVEABLE, ComputeConfig, LlamaConfig
+from t_elaine.model.config import OFFLOAD, SAVEABLE, ComputeConfig, LlamaConfig
 from t_elaine.model.ops import gated, linear, look_up, rms_norm, unstack
 from t_elaine.model.placement import constrain, pieces
 
@@ -159,6 +159,13 @@ def _layer(
         return layer
     saved = {"full": (), "minimal": SAVEABLE, "names": compute.saved}[compute.remat]
     policy = jax.checkpoint_policies.save_only_these_names(*saved)
+    if compute.offloaded:
+        policy = jax.checkpoint_policies.save_and_offload_only_these_names(
+            names_which_can_be_saved=saved,
+            names_which_can_be_offloaded=compute.offloaded,
+            offload_src="device",
+            offload_dst=OFFLOAD,
+        )
     # Inside scan the loop's border already keeps the compiler from merging the recomputation with the forward pass.
     return jax.checkpoint(layer, policy=policy, prevent_cse=not compute.scan_layers)
 

@@ -79,65 +79,80 @@ def chunked_cross_entropy(x_BTD: jax.Array, w_DV: jax.Array, targets_BT: jax.Arr
 
     Its gradient recomputes each chunk's logits; `weighted_nll` is faster where only the weighted sum is differentiated.
     """
+    return _chunked(x_BTD, w_DV, targets_BT, chunk)[0]
+
+
+def _chunked(x_BTD: jax.Array, w_DV: jax.Array, targets_BT: jax.Array, chunk: int) -> tuple[jax.Array, jax.Array]:
+    """Negative log likelihoods and log normalisers, float32 [B,T] each."""
     w = constrain(w_DV.astype(x_BTD.dtype), None, "vocab")
 
     @jax.checkpoint
-    def body(w: jax.Array, pair: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    def body(w: jax.Array, pair: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         x_PSCD, targets_PSC = pair
-        return w, _nll(_logits(x_PSCD, w), targets_PSC)[0]
+        return w, _nll(_logits(x_PSCD, w), targets_PSC)
 
-    _, nll = jax.lax.scan(body, w, (_chunks(x_BTD, chunk), _chunks(targets_BT, chunk)))
-    return _rows(nll, *x_BTD.shape[:2])
+    _, (nll, normaliser) = jax.lax.scan(body, w, (_chunks(x_BTD, chunk), _chunks(targets_BT, chunk)))
+    return _rows(nll, *x_BTD.shape[:2]), _rows(normaliser, *x_BTD.shape[:2])
+
+
+Sums = tuple[jax.Array, jax.Array, jax.Array]
 
 
 def weighted_nll(
-    x_BTD: jax.Array, w_DV: jax.Array, targets_BT: jax.Array, weights_BT: jax.Array, chunk: int
-) -> tuple[jax.Array, jax.Array]:
-    """Sum of weighted negative log likelihoods, and each target's own: (float32 [], float32 [B,T]).
+    x_BTD: jax.Array, w_DV: jax.Array, targets_BT: jax.Array, weights_BT: jax.Array, chunk: int, z_loss: float = 0.0
+) -> Sums:
+    """What is minimised, each target's negative log likelihood, the z-loss: float32 [], [B,T], [].
 
-    Arguments as for `chunked_cross_entropy`; weights_BT float32. Gradients flow from the sum into x and w only; the
-    second result is for metrics.
+    The first is the weighted sum of the second, plus the third: `z_loss` times the weighted sum of squared
+    log-normalisers (Chowdhery et al. 2022, arXiv 2204.02311, section 5), which keeps logits from drifting. Other
+    arguments as for `chunked_cross_entropy`; weights_BT float32. Gradients flow from the first into x and w only; the
+    others are for metrics.
     """
     B, T = x_BTD.shape[:2]
 
-    def forward(x: jax.Array, w: jax.Array) -> tuple[jax.Array, jax.Array]:
-        nll = chunked_cross_entropy(x, w, targets_BT, chunk)
-        return jnp.sum(nll * weights_BT), nll
+    def penalised(normaliser: jax.Array) -> jax.Array:
+        return z_loss * jnp.sum(jnp.square(normaliser) * weights_BT) if z_loss else jnp.zeros((), jnp.float32)
+
+    def forward(x: jax.Array, w: jax.Array) -> Sums:
+        nll, normaliser = _chunked(x, w, targets_BT, chunk)
+        penalty = penalised(normaliser)
+        return jnp.sum(nll * weights_BT) + penalty, nll, penalty
 
     @jax.custom_vjp
-    def run(x: jax.Array, w: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def run(x: jax.Array, w: jax.Array) -> Sums:
         return forward(x, w)
 
-    def run_forward(x: jax.Array, w: jax.Array) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
+    def run_forward(x: jax.Array, w: jax.Array) -> tuple[Sums, tuple[jax.Array, jax.Array]]:
         table = constrain(w.astype(x.dtype), None, "vocab")  # gathered once, not for each chunk
 
-        def one(_: None, part: tuple[jax.Array, ...]) -> tuple[None, tuple[jax.Array, jax.Array, jax.Array]]:
+        def one(_: None, part: tuple[jax.Array, ...]) -> tuple[None, tuple[jax.Array, ...]]:
             x_PSCD, targets, weights = part
             logits = _logits(x_PSCD, table)
             nll, normaliser = _nll(logits, targets)
             hit = targets[..., None] == jnp.arange(logits.shape[-1])[None, None, None, :]
-            error = (jnp.exp(logits - normaliser[..., None]) - hit) * weights[..., None]
-            error = error.astype(x.dtype)
+            softmax = jnp.exp(logits - normaliser[..., None])
+            if z_loss:
+                softmax = softmax * (1 + 2 * z_loss * normaliser[..., None])
+            error = ((softmax - hit) * weights[..., None]).astype(x.dtype)
             dx = jnp.einsum("PSCV,DV->PSCD", error, table, preferred_element_type=jnp.float32)
-            return None, (nll, dx.astype(x.dtype), error)
+            return None, (nll, normaliser, dx.astype(x.dtype), error)
 
-        def group(dw: jax.Array | None, part: tuple[jax.Array, ...]) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-            _, (nll, dx, error) = jax.lax.scan(one, None, part)
+        def group(dw: jax.Array | None, part: tuple[jax.Array, ...]) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+            _, (*results, error) = jax.lax.scan(one, None, part)
             more = jnp.einsum("GPSCD,GPSCV->PSDV", part[0], error, preferred_element_type=jnp.float32)
             more = constrain(more, "batch", "sequence", None, "vocab")
-            return (more if dw is None else dw + more), (nll, dx)
+            return (more if dw is None else dw + more), tuple(results)
 
         parts = (_chunks(x, chunk), _chunks(targets_BT, chunk), _chunks(weights_BT, chunk))
-        dw, (nll, dx) = _in_groups(group, parts, _chunks_a_group(parts[0]))
-        nll = _rows(nll, B, T)
-        return (jnp.sum(nll * weights_BT), nll), (
-            _rows(dx, B, T),
+        dw, results = _in_groups(group, parts, _chunks_a_group(parts[0]))
+        nll, normaliser, dx = (_rows(result, B, T) for result in results)
+        penalty = penalised(normaliser)
+        return (jnp.sum(nll * weights_BT) + penalty, nll, penalty), (
+            dx,
             summed(dw, x.dtype, "embed", "vocab").astype(w.dtype),
         )
 
-    def run_backward(
-        residuals: tuple[jax.Array, jax.Array], cotangents: tuple[jax.Array, jax.Array]
-    ) -> tuple[jax.Array, jax.Array]:
+    def run_backward(residuals: tuple[jax.Array, jax.Array], cotangents: Sums) -> tuple[jax.Array, jax.Array]:
         dx, dw = residuals
         scale = cotangents[0]
         return (dx * scale.astype(dx.dtype)), dw * scale.astype(dw.dtype)

@@ -14,7 +14,7 @@ import jax
 
 from t_elaine.errors import UserError
 from t_elaine.model.config import LlamaConfig
-from t_elaine.training.step import Step, batch_shapes, state_shapes
+from t_elaine.training.step import Step, batch_shapes
 
 # What the compiler's dump is called, after the program's name.
 ASSIGNMENT, LIVES = "buffer-assignment.txt", "live-range.txt"
@@ -63,8 +63,7 @@ def compile_step(step: Step, model: LlamaConfig, shape: tuple[int, int, int]) ->
         UserError: the compiler refuses an option, or the program for another reason than its size.
     """
     begun = time.perf_counter()
-    state = state_shapes(model, step.state_shardings)
-    lowered = step.run.lower(state, batch_shapes(*shape, step.batch_sharding))
+    lowered = step.run.lower(step.state_shapes, batch_shapes(*shape, step.batch_sharding))
     with tempfile.TemporaryDirectory(prefix="t-elaine-plan-") as folder:
         try:
             done = lowered.compile(compiler_options={"xla_dump_to": folder})

@@ -44,6 +44,7 @@ def activations(
     """
     tokens, tensor = rows * length // axes["context"], axes["tensor"]
     width = 4 if compute.dtype == "float32" else 2
+    # Offloaded tensors are not on this device.
     saved = {"full": (), "minimal": SAVEABLE, "names": compute.saved}.get(compute.remat)
     sizes = tensors(config, tensor)
     scores = _scores(config, compute, axes, rows, length)

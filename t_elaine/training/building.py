@@ -8,7 +8,8 @@ from collections.abc import Mapping
 import numpy as np
 from jax.sharding import Mesh
 
-from t_elaine.model.config import ComputeConfig, LlamaConfig
+from t_elaine.errors import UserError
+from t_elaine.model.config import OFFLOAD, ComputeConfig, LlamaConfig
 from t_elaine.training.optimizer import AdamW, Schedule, learning_rate
 from t_elaine.training.step import Step, make_step
 
@@ -23,6 +24,7 @@ def build_step(
     groups: int,
     byte_lengths: np.ndarray,
     compiler_options: Mapping[str, str] | None = None,
+    z_loss: float = 0.0,
 ) -> Step:
     """The jitted step of a run.
 
@@ -36,8 +38,36 @@ def build_step(
         groups: number of (language, category) groups.
         byte_lengths: int32 [V].
         compiler_options: XLA options.
+        z_loss: coefficient.
+
+    Raises:
+        UserError: tensors are to be kept in a host memory that the devices do not have.
     """
+    check_offload(compute, mesh)
     rate = learning_rate(schedule or Schedule(), steps)
     return make_step(
-        model, compute, optimizer or AdamW(), rate, mesh, groups, byte_lengths, compiler_options=compiler_options
+        model,
+        compute,
+        optimizer or AdamW(),
+        rate,
+        mesh,
+        groups,
+        byte_lengths,
+        compiler_options=compiler_options,
+        z_loss=z_loss,
     )
+
+
+def check_offload(compute: ComputeConfig, mesh: Mesh) -> None:
+    """Refuse to keep tensors in the host's memory where the devices cannot reach it."""
+    if not compute.offloaded:
+        return
+    device = (mesh.local_devices or list(mesh.devices.flat))[0]
+    kinds = [memory.kind for memory in device.addressable_memories()]
+    if OFFLOAD not in kinds:
+        raise UserError(
+            f"{', '.join(compute.offloaded)} cannot be kept in the host's memory: {device.device_kind} knows "
+            f"{', '.join(kinds)}, not {OFFLOAD}",
+            "ComputeConfig.offloaded",
+            "save these tensors on the device (ComputeConfig.saved) or recompute them (leave them out of both)",
+        )

@@ -57,10 +57,12 @@ def need(
     rows_per_device: int,
     length: int,
     rules: Mapping[str, tuple[str, ...]] = layouts.RULES,
+    first_moment_dtype: str = "float32",
 ) -> Need:
     """Bytes that one device needs for a training step.
 
-    Parameters, two moments and gradients in float32, in this device's pieces; activations: see `activations`.
+    Parameters, gradients and the second moment in float32, the first in its own dtype, in this device's pieces;
+    activations: see `activations`.
     """
     shapes = llama.parameter_shapes(config)
     shardings = layouts.shardings(llama.parameter_axes(config), mesh, rules, shapes)
@@ -69,7 +71,7 @@ def need(
     used = activations(config, compute, mesh.shape, rows_per_device, length)
     return Need(
         parameters=parameters,
-        moments=2 * parameters,
+        moments=parameters + (parameters if first_moment_dtype == "float32" else parameters // 2),
         gradients=parameters,
         activations=used.total,
         kept=used.kept,
@@ -101,14 +103,19 @@ def container_limit() -> int | None:
 
 
 def check_fit(
-    config: LlamaConfig, compute: ComputeConfig, mesh: Mesh, rows_per_device: int, length: int
+    config: LlamaConfig,
+    compute: ComputeConfig,
+    mesh: Mesh,
+    rows_per_device: int,
+    length: int,
+    first_moment_dtype: str = "float32",
 ) -> tuple[Need, int]:
     """Refuse a run that cannot fit, with the bytes it needs, the bytes there, and what would make it fit.
 
     Returns:
         what it needs and what is there, a device.
     """
-    wanted = need(config, compute, mesh, rows_per_device, length)
+    wanted = need(config, compute, mesh, rows_per_device, length, first_moment_dtype=first_moment_dtype)
     there, source = device_memory(mesh)
     if not there or wanted.total <= there:
         return wanted, there

@@ -109,6 +109,7 @@ def step_record(step: int, read: Mapping[str, Any], groups: Sequence[tuple[str, 
         "grad_norm": finite(float(read["grad_norm"])),
         "skipped": int(read["skipped"]),
         "skipped_in_a_row": int(read["skipped_in_a_row"]),
+        **({"z_loss": finite(float(read["z_loss"]))} if "z_loss" in read else {}),
     }
 
 

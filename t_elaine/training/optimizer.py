@@ -15,6 +15,7 @@ from t_elaine.errors import UserError
 
 KINDS = ("cosine", "linear", "constant")
 DECAYED = ("matrix", "embedding")
+MOMENTS = ("float32", "bfloat16")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,6 +56,7 @@ class AdamW:
         eps: added to the root of the second moment.
         weight_decay: times the learning rate; on matrices and embeddings, never on norms and biases.
         clip: largest global gradient norm; None: no clipping.
+        first_moment_dtype: "float32", or "bfloat16" to save two bytes a parameter; the second moment is float32.
     """
 
     b1: float = 0.9
@@ -62,6 +64,12 @@ class AdamW:
     eps: float = 1e-8
     weight_decay: float = 0.1
     clip: float | None = 1.0
+    first_moment_dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        if self.first_moment_dtype not in MOMENTS:
+            what = f"first_moment_dtype is {self.first_moment_dtype!r}"
+            raise UserError(what, "AdamW", f"give one of {', '.join(MOMENTS)}")
 
 
 def learning_rate(schedule: Schedule, steps: int) -> Callable[[jax.Array], jax.Array]:
@@ -89,10 +97,10 @@ def learning_rate(schedule: Schedule, steps: int) -> Callable[[jax.Array], jax.A
     return lambda step: jnp.asarray(rate(step + 1), jnp.float32)
 
 
-def init_optimizer(params: Any) -> dict[str, Any]:
-    """Zero moments in float32, laid out as the parameters, and a count of the updates done."""
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), params)
-    return {"mu": zeros, "nu": jax.tree.map(jnp.copy, zeros), "count": jnp.zeros((), jnp.int32)}
+def init_optimizer(params: Any, first_moment_dtype: str = "float32") -> dict[str, Any]:
+    """Zero moments, the second in float32, laid out as the parameters, and a count of the updates done."""
+    zeros = lambda dtype: jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, dtype), params)  # noqa: E731
+    return {"mu": zeros(first_moment_dtype), "nu": zeros("float32"), "count": jnp.zeros((), jnp.int32)}
 
 
 def decay_mask(roles: Any) -> Any:
@@ -120,7 +128,8 @@ def update(
     if adamw.clip is not None:
         scale = jnp.minimum(1.0, adamw.clip / jnp.maximum(norm, 1e-30))
         gradients = jax.tree.map(lambda g: g * scale, gradients)
-    adam = optax.scale_by_adam(adamw.b1, adamw.b2, adamw.eps)
+    # The update is computed from the first moment in float32; it is rounded where it is stored.
+    adam = optax.scale_by_adam(adamw.b1, adamw.b2, adamw.eps, mu_dtype=jnp.dtype(adamw.first_moment_dtype))
     state = optax.ScaleByAdamState(count=opt_state["count"], mu=opt_state["mu"], nu=opt_state["nu"])
     direction, state = adam.update(gradients, state)
     decay = optax.add_decayed_weights(adamw.weight_decay, mask)

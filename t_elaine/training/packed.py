@@ -150,7 +150,7 @@ def _run(config: LlamaConfig, compute: ComputeConfig, params: Any, part: dict[st
         x = llama.hidden(params, config, compute, part["tokens"], part["positions"], part["segments"])
         w = llama.head_table(params, config)
         weights = (part["segments"] > 0).astype(jnp.float32)
-        value, _ = weighted_nll(x, w, part["targets"], weights, compute.loss_chunk)
+        value, *_ = weighted_nll(x, w, part["targets"], weights, compute.loss_chunk)
         return value, jnp.einsum("BTD,DV->BTV", x, w.astype(x.dtype), preferred_element_type=jnp.float32)
 
     return jax.grad(total, has_aux=True)(params)

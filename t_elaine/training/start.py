@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -53,6 +54,7 @@ def begin(
     vocabulary_sha256: str,
     seed: int,
     say: Callable[[str], None],
+    first_moment_dtype: str = "float32",
 ) -> Begun:
     """The state that training goes on from.
 
@@ -64,13 +66,15 @@ def begin(
         vocabulary_sha256: of the stores.
         seed: of random weights.
         say: takes messages.
+        first_moment_dtype: of AdamW; a resumed run's moments are converted to it.
 
     Raises:
         UserError: a checkpoint of another model or vocabulary, or none that is sound.
     """
     if layout.agreed_steps(run_dir):
-        return resume(run_dir, config, shardings, vocabulary_sha256, say)
-    make = jax.jit(init_state, out_shardings=shardings, donate_argnums=0)
+        return resume(run_dir, config, shardings, vocabulary_sha256, say, first_moment_dtype)
+    fresh = partial(init_state, first_moment_dtype=first_moment_dtype)
+    make = jax.jit(fresh, out_shardings=shardings, donate_argnums=0)
     if start.checkpoint is None:
         init = jax.jit(lambda key: llama.init(config, key), out_shardings=shardings["params"])
         return Begun(make(init(jax.random.key(seed))), 0, None, False)
@@ -83,11 +87,16 @@ def begin(
 
 
 def resume(
-    run_dir: str, config: LlamaConfig, shardings: Any, vocabulary_sha256: str, say: Callable[[str], None]
+    run_dir: str,
+    config: LlamaConfig,
+    shardings: Any,
+    vocabulary_sha256: str,
+    say: Callable[[str], None],
+    first_moment_dtype: str = "float32",
 ) -> Begun:
     """Go on from the newest sound checkpoint of a run; damaged newer ones are set aside, in RUN_DIR/damaged."""
     steps = layout.agreed_steps(run_dir)
-    shapes = state_shapes(config, shardings)
+    shapes = state_shapes(config, shardings, first_moment_dtype)
     params, rest = split_state(shapes)
     # Whose it is comes from the newest record that can be read: a wrong model must not look like damage.
     newest = layout.read_meta(run_dir, steps[-1]) if steps else None

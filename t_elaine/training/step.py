@@ -4,6 +4,7 @@ It reads no data, writes no file and keeps nothing between calls. `make_evaluati
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -26,15 +27,16 @@ SUMS = ("nll", "tokens", "text_nll", "bytes")
 
 
 class Step(NamedTuple):
-    """A jitted step and the layouts that it expects and gives."""
+    """A jitted step, and the layouts and types that it expects and gives."""
 
     run: Any
     state_shardings: Any
     batch_sharding: NamedSharding
     evaluate: Any
+    state_shapes: Any
 
 
-def init_state(params: Any) -> State:
+def init_state(params: Any, first_moment_dtype: str = "float32") -> State:
     """A fresh state around given parameters.
 
     `step` counts batches (skipped ones too); `tokens` is the number of targets trained on as two uint32 words (low,
@@ -43,7 +45,7 @@ def init_state(params: Any) -> State:
     zero = jnp.zeros((), jnp.int32)
     return {
         "params": params,
-        "opt_state": optim.init_optimizer(params),
+        "opt_state": optim.init_optimizer(params, first_moment_dtype),
         "step": zero,
         "tokens": jnp.zeros((2,), jnp.uint32),
         "skipped": zero,
@@ -65,9 +67,9 @@ def state_shardings(config: LlamaConfig, mesh: Mesh, rules: Mapping[str, tuple[s
     return {"params": params, "opt_state": {"mu": params, "nu": params, "count": here}, **counters}
 
 
-def state_shapes(config: LlamaConfig, shardings: Any) -> State:
+def state_shapes(config: LlamaConfig, shardings: Any, first_moment_dtype: str = "float32") -> State:
     """The state as `ShapeDtypeStruct`s with shardings: what a restore is asked for, what a compilation is given."""
-    shapes = jax.eval_shape(init_state, llama.parameter_shapes(config))
+    shapes = jax.eval_shape(partial(init_state, first_moment_dtype=first_moment_dtype), llama.parameter_shapes(config))
     return jax.tree.map(lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where), shapes, shardings)
 
 
@@ -93,6 +95,7 @@ def make_step(
     byte_lengths: np.ndarray,
     rules: Mapping[str, tuple[str, ...]] = layouts.RULES,
     compiler_options: Mapping[str, str] | None = None,
+    z_loss: float = 0.0,
 ) -> Step:
     """The jitted step for one model on one mesh.
 
@@ -106,6 +109,7 @@ def make_step(
         byte_lengths: int32 [V], UTF-8 bytes of each token; 0 for special tokens, which then count in no bits-per-byte.
         rules: logical axis → mesh axes.
         compiler_options: XLA options of this computation; an unknown one is an exception, not an abort.
+        z_loss: coefficient of the squared log-normaliser in what is minimised (`model.loss.weighted_nll`).
     """
     shardings = state_shardings(config, mesh, rules)
     where = batch_layout(mesh, rules)
@@ -113,20 +117,21 @@ def make_step(
     mask = optim.decay_mask(llama.parameter_roles(config))
     sums = _group_sums(groups, byte_lengths)
 
-    def loss(params: Any, part: Batch) -> tuple[jax.Array, jax.Array]:
+    def loss(params: Any, part: Batch) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         x_BTD = llama.hidden(params, config, compute, part["tokens"], part["positions"], part["segments"])
         w_DV = llama.head_table(params, config)
-        total, nll_BT = weighted_nll(x_BTD, w_DV, part["targets"], part["weights"], compute.loss_chunk)
-        return total, sums(nll_BT, part)
+        total, nll_BT, z = weighted_nll(x_BTD, w_DV, part["targets"], part["weights"], compute.loss_chunk, z_loss)
+        return total, (sums(nll_BT, part), z)
 
     def step(state: State, batch: Batch) -> tuple[State, dict[str, jax.Array]]:
         with layouts.placing(mesh, rules):
-            gradients, total, sums_4G = accumulate(loss, state["params"], batch, shardings["params"], groups)
-        return apply(adamw, mask, rate, state, gradients, total, sums_4G)
+            gradients, total, (sums_4G, z) = accumulate(loss, state["params"], batch, shardings["params"], groups)
+        state, metrics = apply(adamw, mask, rate, state, gradients, total, sums_4G)
+        return state, metrics | ({"z_loss": z / jnp.maximum(jnp.sum(sums_4G[1]), 1.0)} if z_loss else {})
 
     def evaluate(params: Any, part: Batch) -> jax.Array:
         with layouts.placing(mesh, rules):
-            return loss(params, part)[1]
+            return loss(params, part)[1][0]
 
     run = jax.jit(
         step,
@@ -137,7 +142,7 @@ def make_step(
     )
     rows = layouts.sharding(mesh, rules, "batch", "sequence")
     held_out = jax.jit(evaluate, in_shardings=(shardings["params"], rows), out_shardings=here)
-    return Step(run, shardings, where, held_out)
+    return Step(run, shardings, where, held_out, state_shapes(config, shardings, adamw.first_moment_dtype))
 
 
 def _group_sums(groups: int, byte_lengths: np.ndarray) -> Callable[[jax.Array, Batch], jax.Array]:
@@ -157,33 +162,34 @@ def _group_sums(groups: int, byte_lengths: np.ndarray) -> Callable[[jax.Array, B
 
 
 def accumulate(
-    loss: Callable[[Any, Batch], tuple[jax.Array, jax.Array]], params: Any, batch: Batch, shardings: Any, groups: int
-) -> tuple[Any, jax.Array, jax.Array]:
-    """Sums over the A microbatches of a batch: gradients, loss, per-group sums. Nothing is divided here.
+    loss: Callable[[Any, Batch], tuple[jax.Array, Any]], params: Any, batch: Batch, shardings: Any, groups: int
+) -> tuple[Any, jax.Array, Any]:
+    """Sums over the A microbatches of a batch: gradients, loss, other sums. Nothing is divided here.
 
     Args:
-        loss: (params, microbatch [B,T]) → (sum of nats [], sums [4,G]).
+        loss: (params, microbatch [B,T]) → (what is minimised [], (sums [4,G], z-loss [])).
         params: float32.
         batch: arrays [A,B,T].
         shardings: of the parameters; gradients lie the same way between microbatches.
         groups: G.
     """
 
-    def body(carry: tuple[Any, jax.Array, jax.Array], part: Batch) -> tuple[tuple[Any, jax.Array, jax.Array], None]:
-        gradients, total, sums_4G = carry
+    def body(carry: tuple[Any, jax.Array, Any], part: Batch) -> tuple[tuple[Any, jax.Array, Any], None]:
+        gradients, total, sums = carry
         (more_total, more_sums), more = jax.value_and_grad(loss, has_aux=True)(params, part)
         gradients = jax.tree.map(lambda g, m: g + m.astype(jnp.float32), gradients, more)
         gradients = jax.lax.with_sharding_constraint(gradients, shardings)
-        return (gradients, total + more_total, sums_4G + more_sums), None
+        return (gradients, total + more_total, jax.tree.map(jnp.add, sums, more_sums)), None
 
     if jax.tree.leaves(batch)[0].shape[0] == 1:
         only = jax.tree.map(lambda x: x[0], batch)
-        (total, sums_4G), gradients = jax.value_and_grad(loss, has_aux=True)(params, only)
+        (total, sums), gradients = jax.value_and_grad(loss, has_aux=True)(params, only)
         gradients = jax.tree.map(lambda g: g.astype(jnp.float32), gradients)
-        return jax.lax.with_sharding_constraint(gradients, shardings), total, sums_4G
+        return jax.lax.with_sharding_constraint(gradients, shardings), total, sums
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), params)
     zeros = jax.lax.with_sharding_constraint(zeros, shardings)
-    start = (zeros, jnp.zeros((), jnp.float32), jnp.zeros((len(SUMS), groups), jnp.float32))
+    nothing = jnp.zeros((), jnp.float32)
+    start = (zeros, nothing, (jnp.zeros((len(SUMS), groups), jnp.float32), nothing))
     return jax.lax.scan(body, start, batch)[0]
 
 
@@ -199,8 +205,8 @@ def apply(
     """Divide by the token count, clip, update; keep the old parameters and moments if anything is not finite.
 
     Returns:
-        the new state, and metrics: loss (nats a token), grad_norm, learning_rate, sums [4,G], skipped (0/1),
-        skipped_in_a_row, tokens (two words).
+        the new state, and metrics: loss (what is minimised, a token), grad_norm, learning_rate, sums [4,G], skipped
+        (0/1), skipped_in_a_row, tokens (two words).
     """
     tokens = jnp.sum(sums_4G[1])
     count = jnp.maximum(tokens, 1.0)

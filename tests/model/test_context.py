@@ -63,7 +63,7 @@ def model(params: Any, arrays: Any, settings: ComputeConfig) -> Any:
     def total(params: Any) -> tuple[jax.Array, jax.Array]:
         x = llama.hidden(params, CONFIG, settings, arrays["tokens"], arrays["positions"], arrays["segments"])
         w = llama.head_table(params, CONFIG)
-        value, _ = loss.weighted_nll(x, w, arrays["targets"], text.astype(jnp.float32), settings.loss_chunk)
+        value, *_ = loss.weighted_nll(x, w, arrays["targets"], text.astype(jnp.float32), settings.loss_chunk)
         return value, jnp.einsum("BTD,DV->BTV", x, w) * text[..., None]
 
     gradients, logits = jax.grad(total, has_aux=True)(params)
