@@ -33,6 +33,7 @@ from t_elaine.training.building import build_step
 from t_elaine.training.compilation import compiled, keep_compiled
 from t_elaine.training.fit import check_fit, text
 from t_elaine.training.hours import ChipHours
+from t_elaine.training.lease import Lease
 from t_elaine.training.loop import Evaluator, Handed, Loop
 from t_elaine.training.metrics import mfu
 from t_elaine.training.optimizer import AdamW, Schedule
@@ -75,6 +76,7 @@ def train(
     mesh: MeshConfig | None = None,
     hosts: Hosts | None = None,
     watchdog: Watchdog | None = None,
+    lease: Lease | None = None,
     checkpoints: Checkpointing | None = None,
     start: Start | None = None,
     rows_per_device: int = 1,
@@ -83,6 +85,7 @@ def train(
     z_loss: float = 0.0,
     compiler_options: Mapping[str, str] | None = None,
     compilation_cache: str | None = "~/.cache/t-elaine/xla",
+    take_over: bool = False,
     argv: Sequence[str] = (),
     config_text: str = "",
 ) -> int:
@@ -99,6 +102,7 @@ def train(
         mesh: devices along each axis.
         hosts: how the processes of the run find each other.
         watchdog: when a run that does not move is ended.
+        lease: when a run's folder in an object store counts as left.
         checkpoints: how often they are written, how many are kept.
         start: weights of a new run; None: random ones.
         rows_per_device: rows of a microbatch on one device; accumulation follows from the batch.
@@ -107,6 +111,7 @@ def train(
         z_loss: coefficient of the squared log-normaliser in what is minimised (1e-4 is common); 0: none.
         compiler_options: XLA options for the step.
         compilation_cache: folder in which compiled steps are kept between runs; None: nowhere.
+        take_over: take a run's folder in an object store from the process that holds it, saying whose it was.
         argv: the command's arguments, for command.txt.
         config_text: operative settings, for config.gin and the config hash.
 
@@ -131,7 +136,7 @@ def train(
         needed, there = check_fit(model, compute, devices, rows_per_device, length, moment)
         say(f"a device needs about {text(needed.total)} of {text(there)}")
         check_packing(model, compute, devices, length, say)
-        with run_folder.in_use(run_dir):
+        with run_folder.in_use(run_dir, lease, take_over, say):
             feed = feeding.open_feed(data, rows_per_device, batch_layout(devices), model.vocab_size, verify_stores, say)
             step = build_step(
                 model,

@@ -13,7 +13,7 @@ from typing import Any
 
 import tiny_runs
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[1]
 LIMIT = 240.0
 
 
@@ -84,6 +84,7 @@ def start(
     programs: Mapping[int, Sequence[str]] | None = None,
     variables: Mapping[int, Mapping[str, str]] | None = None,
     port: int | None = None,
+    folders: Mapping[int, Path] | None = None,
 ) -> Job:
     """Start a job.
 
@@ -96,6 +97,7 @@ def start(
         programs: what Python runs instead of `-m t_elaine.train`, by process.
         variables: more environment, by process.
         port: of process 0; None: a free one.
+        folders: working folders, by process.
     """
     port, started, logs = port or free_port(), [], []
     count = len(list(folder.glob("*.log")))
@@ -116,6 +118,9 @@ def start(
         with log.open("wb") as out:
             program = (programs or {}).get(process, ("-m", "t_elaine.train"))
             arguments = [sys.executable, *program, f"--gin_file={file}"]
-            started.append(subprocess.Popen(arguments, env=environment, stdout=out, stderr=subprocess.STDOUT))
+            where = (folders or {}).get(process)
+            started.append(
+                subprocess.Popen(arguments, env=environment, stdout=out, stderr=subprocess.STDOUT, cwd=where)
+            )
         logs.append(log)
     return Job(started, logs)
