@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from t_elaine import cli
+from t_elaine.planned import answered
 from t_elaine.planning import words
 from t_elaine.planning.assumptions import Assumptions
-from t_elaine.planned import answered
 
 FLAGS = ("topology", "slices", "json", "hlo_out")
 

@@ -10,20 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jax.sharding import AbstractMesh, AxisType
 
 from t_elaine import feeding
 from t_elaine.errors import UserError
 from t_elaine.model import capability
 from t_elaine.model.config import ComputeConfig
 from t_elaine.parallel.mesh import AXES, MeshConfig, make_mesh, mesh_shape
-from t_elaine.planning import advice, answer, costs, hlo, topology
-from t_elaine.planning.answer import Question, Record
+from t_elaine.planning import answer, costs, hlo, topology
+from t_elaine.planning.answer import Record
 from t_elaine.planning.assumptions import Assumptions, rates
 from t_elaine.planning.compile import TooLarge, compile_step
+from t_elaine.planning.question import Question
 from t_elaine.training.building import build_step
-from t_elaine.training.fit import Need, need
-from t_elaine.training.optimizer import AdamW
 
 
 def answered(
@@ -42,20 +40,16 @@ def answered(
         UserError: no such topology, a mesh or batch that does not divide, an option that the compiler refuses.
     """
     question = asked(training, name, slices, groups, token_budget, assumed)
-    wanted = needed(question, training.get("optimizer"))
-    told = answer.arithmetic(question, wanted)
     why = ""
-    if told["decided"]:
-        why = "arithmetic alone"
+    if answer.arithmetic(question)["decided"]:
+        why = "arithmetic alone, which decides it"
     elif question.topology.chip.kind == "gpu":
         why = "arithmetic alone: nothing compiles for GPUs that are not there"
     elif not compile:
         why = "arithmetic alone, as asked (plan.compile)"
     elif question.topology.chip.kind == "tpu" and not topology.has_compiler():
         why = "arithmetic alone: libtpu, which compiles for TPUs, is not installed (Linux x86-64: the extra `plan`)"
-    if why:
-        return by_arithmetic(question, told, why)
-    return by_compiler(question, training, wanted, hlo_out)
+    return answer.by_arithmetic(question, why) if why else by_compiler(question, training, hlo_out)
 
 
 def asked(
@@ -86,24 +80,7 @@ def asked(
     )
 
 
-def needed(question: Question, optimizer: AdamW | None) -> Need:
-    """Bytes on one device, from shapes."""
-    types = (AxisType.Auto,) * len(AXES)
-    mesh: Any = AbstractMesh(tuple(question.mesh.values()), AXES, axis_types=types)
-    rows = question.shape[1] // (question.mesh["replica"] * question.mesh["fsdp"])
-    moment = (optimizer or AdamW()).first_moment_dtype
-    return need(question.model, question.compute, mesh, rows, question.shape[2], first_moment_dtype=moment)
-
-
-def by_arithmetic(question: Question, told: Record, why: str) -> Record:
-    """The answer without a compiler."""
-    record = answer.asked(question) | {"by": why, "arithmetic": told}
-    if told["total"] > told["limit"]:
-        record["change"] = advice.too_large(question.compute, question.shape, record["mesh"])
-    return record
-
-
-def by_compiler(question: Question, training: Mapping[str, Any], wanted: Need, hlo_out: str) -> Record:
+def by_compiler(question: Question, training: Mapping[str, Any], hlo_out: str) -> Record:
     """The answer of the compiled step."""
     devices = topology.described(question.topology)
     mesh = make_mesh(training.get("mesh") or MeshConfig(), devices)
@@ -122,7 +99,7 @@ def by_compiler(question: Question, training: Mapping[str, Any], wanted: Need, h
     )
     done = compile_step(step, question.model, question.shape)
     if isinstance(done, TooLarge):
-        return answer.too_large(question, done, wanted)
+        return answer.too_large(question, done)
     if hlo_out:
         try:
             Path(hlo_out).write_text(done.hlo, encoding="utf-8")
@@ -130,4 +107,4 @@ def by_compiler(question: Question, training: Mapping[str, Any], wanted: Need, h
             raise UserError(f"the program cannot be written: {error}", hlo_out, "name another file") from error
     module = hlo.parse(done.hlo)
     counted = costs.count(module, question.rates, question.mesh, question.topology.slices)
-    return answer.compiled_answer(question, done, module, counted, wanted)
+    return answer.compiled_answer(question, done, module, counted)

@@ -4,77 +4,20 @@ Makes a dictionary of plain numbers and text, as `--json` prints it; `words` say
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import Any
 
 import jax
 
 from t_elaine.model import llama
-from t_elaine.model.config import ComputeConfig, LlamaConfig
 from t_elaine.planning import advice, memory
-from t_elaine.planning.assumptions import Assumptions, Rates
 from t_elaine.planning.compile import Compiled, TooLarge
 from t_elaine.planning.costs import Costs
 from t_elaine.planning.hlo import Module
-from t_elaine.planning.topology import Topology
-from t_elaine.training.fit import Need
-from t_elaine.training.metrics import flops_per_token
+from t_elaine.planning.question import Question
+from t_elaine.planning.roofline import roofline
 
 Record = dict[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Question:
-    """What a plan is made for.
-
-    Args:
-        model: its shape.
-        compute: how it is computed.
-        topology: where.
-        mesh: axis → devices along it.
-        shape: (A, B, T) of the global batch.
-        steps: of the run.
-        token_budget: tokens of the run, in place of steps × batch; None: those.
-        price: of one chip and hour, in any currency; None: not told.
-        groups: groups of the per-group loss that are assumed.
-        options: XLA's.
-        assumed: what estimates rest on.
-        rates: the same with the chip's own figures filled in.
-    """
-
-    model: LlamaConfig
-    compute: ComputeConfig
-    topology: Topology
-    mesh: Mapping[str, int]
-    shape: tuple[int, int, int]
-    steps: int
-    token_budget: int | None = None
-    price: float | None = None
-    groups: int = 18
-    options: Mapping[str, str] = field(default_factory=dict)
-    assumed: Assumptions
-    rates: Rates
-
-    @property
-    def tokens(self) -> int:
-        """Of a step."""
-        return math.prod(self.shape)
-
-    @property
-    def model_flops(self) -> float:
-        """Of one device in a step: 6 a multiplied weight and token, and attention's lower half alone."""
-        return self.tokens / self.topology.devices * flops_of_a_token(self.model, self.shape[2])
-
-
-def flops_of_a_token(model: LlamaConfig, length: int) -> float:
-    """Training FLOPs of a token, recomputation not counted, causal attention's half taken off."""
-    return flops_per_token(model, length) - attention_flops_of_a_token(model, length)
-
-
-def attention_flops_of_a_token(model: LlamaConfig, length: int) -> float:
-    """The part of causal attention in it: 6·L·H·h·T."""
-    return 6.0 * model.layers * model.q_heads * model.head_dim * length
 
 
 def asked(question: Question) -> Record:
@@ -96,21 +39,21 @@ def asked(question: Question) -> Record:
         "compute": asdict(question.compute),
         "compiler_options": dict(question.options),
         "groups_assumed": question.groups,
-        "assumptions": {k: v for k, v in asdict(question.rates).items() if k != "assumed"}
-        | asdict_set(question.assumed),
+        "assumptions": assumptions(question),
     }
 
 
-def asdict_set(assumed: Assumptions) -> Record:
-    """The assumptions that have values of their own."""
-    chips = ("clock", "peak", "memory", "hbm_bandwidth", "link_bandwidth", "torus_axes")
-    shares = ("attention_share_forward", "attention_share_backward")
-    return {k: v for k, v in asdict(assumed).items() if k not in (*chips, *shares)}
+def assumptions(question: Question) -> Record:
+    """What was counted with: every assumption, the chip's own figures filled in."""
+    used = {k: v for k, v in asdict(question.rates).items() if k != "assumed"}
+    names = {"hbm_bandwidth": "hbm", "link_bandwidth": "link", "torus_axes": "axes", "roofline_matmul_share": "matmul"}
+    names |= {f"attention_share_{way}": f"attention_{way}" for way in ("forward", "backward")}
+    return {k: used.get(names.get(k, k), v) for k, v in asdict(question.assumed).items()}
 
 
-def arithmetic(question: Question, need: Need) -> Record:
+def arithmetic(question: Question) -> Record:
     """What shapes alone say of memory."""
-    limit = question.rates.memory
+    need, limit = question.needs(), question.rates.memory
     return {
         **{part: getattr(need, part) for part in ("parameters", "moments", "gradients", "activations", "total")},
         "least": need.least,
@@ -119,9 +62,25 @@ def arithmetic(question: Question, need: Need) -> Record:
     }
 
 
-def memory_record(question: Question, compiled: Compiled, need: Need, module: Module) -> Record:
+def by_arithmetic(question: Question, why: str) -> Record:
+    """The record without a compiler: memory, and a coarse time."""
+    told = arithmetic(question)
+    record = asked(question) | {"by": why, "arithmetic": told}
+    if told["total"] > told["limit"]:
+        record["limit"] = {"name": "memory", "share": 1.0}
+        record["change"] = advice.too_large(question, told["total"] - told["limit"])
+    elif question.topology.chip.kind != "cpu":
+        record |= roofline(question)
+        record["run"] = run_record(question, record["step_seconds"]["sync exposed"])
+        seconds = record["roofline_seconds"]
+        name = max(seconds, key=lambda part: seconds[part])
+        record["limit"] = {"name": name, "share": seconds[name] / sum(seconds.values())}
+    return record
+
+
+def memory_record(question: Question, compiled: Compiled, module: Module) -> Record:
     """What the compiler says of memory: the peak against what is there, by kind, and the largest buffers."""
-    limit = question.rates.memory
+    need, limit = question.needs(), question.rates.memory
     batch = max(0, compiled.arguments - need.parameters - need.moments)
     rest = max(0, compiled.peak - compiled.arguments)
     return {
@@ -137,35 +96,38 @@ def memory_record(question: Question, compiled: Compiled, need: Need, module: Mo
     }
 
 
-def speed_record(question: Question, costs: Costs) -> Record:
-    """Time, rate, MFU and what takes it."""
-    per_device = question.tokens / question.topology.devices
-    model = question.model_flops
-    steps = costs.steps()
+def work_record(question: Question, costs: Costs) -> Record:
+    """What the program does, before it is asked how long it takes."""
     executed = costs.matmul_flops + costs.attention_flops
-    chip = question.topology.chip.devices_per_chip
     return {
-        "step_seconds": steps,
-        "tokens_per_second_per_chip": {k: chip * per_device / v if v else 0.0 for k, v in steps.items()},
-        "mfu": {k: model / v / question.rates.peak if v else 0.0 for k, v in steps.items()},
         "flops": {
-            "model": model,
+            "model": question.model_flops,
             "executed": executed,
             "matmuls": costs.matmul_flops,
             "attention": costs.attention_flops,
-            "ratio": executed / model if model else 0.0,
+            "ratio": executed / question.model_flops,
         },
+        "collectives": collectives(costs),
+        "host_bytes": costs.host,
+        "host_seconds_not_counted": costs.host / question.assumed.host_bandwidth,
+        "loops": [{"name": name, "trips": trips} for name, trips in costs.loops],
+        "loops_not_read": costs.unread,
+    }
+
+
+def speed_record(question: Question, costs: Costs) -> Record:
+    """Time, rate, MFU and what takes it."""
+    steps, chip = costs.steps(), question.topology.chip.devices_per_chip
+    return {
+        "step_seconds": steps,
+        "tokens_per_second_per_chip": {k: chip * question.tokens_a_device / v for k, v in steps.items()},
+        "mfu": {k: question.model_flops / v / question.rates.peak for k, v in steps.items()},
         "compute_seconds": costs.compute,
         "collective_seconds": costs.collective_seconds(),
         "synchronous_seconds": costs.synchronous,
         "kinds": {k: asdict(v) for k, v in sorted(costs.kinds.items())},
         "phases": dict(costs.phases),
         "parts": parts(question, costs),
-        "collectives": collectives(costs),
-        "host_bytes": costs.host,
-        "host_seconds_not_counted": costs.host / question.assumed.host_bandwidth,
-        "loops": [{"name": name, "trips": trips} for name, trips in costs.loops],
-        "loops_not_read": costs.unread,
         "dearest": [
             {"seconds": s, "times": n, "name": i.name, "operation": i.op_name} for s, n, i in costs.dearest[:10]
         ],
@@ -174,8 +136,7 @@ def speed_record(question: Question, costs: Costs) -> Record:
 
 def parts(question: Question, costs: Costs) -> dict[str, float]:
     """Seconds of the step with all collectives exposed, by cause; they add up to it."""
-    peak, per_device = question.rates.peak, question.tokens / question.topology.devices
-    attention_model = per_device * attention_flops_of_a_token(question.model, question.shape[2])
+    peak, attention_model = question.rates.peak, question.attention_flops
     matmul = costs.kinds["matmul"].seconds if "matmul" in costs.kinds else 0.0
     attention = sum(v.seconds for k, v in costs.kinds.items() if k.startswith("attention"))
     return {
@@ -228,34 +189,41 @@ def run_record(question: Question, step_seconds: float) -> Record:
     }
 
 
-def compiled_answer(question: Question, compiled: Compiled, module: Module, costs: Costs, need: Need) -> Record:
-    """The whole record of a step that compiled for TPUs."""
-    record = asked(question) | {"arithmetic": arithmetic(question, need), "by": "compiler"}
+def compiled_answer(question: Question, compiled: Compiled, module: Module, costs: Costs) -> Record:
+    """The record of a step that compiled; simulated CPUs have no time to tell."""
+    record = asked(question) | {"arithmetic": arithmetic(question), "by": "the compiled step"}
     record["compile_seconds"] = compiled.seconds
-    record["memory"] = memory_record(question, compiled, need, module)
-    record |= speed_record(question, costs)
-    record["run"] = run_record(question, record["step_seconds"]["sync exposed"])
-    record["limit"], record["change"] = advice.judged(question.compute, question.shape, record)
+    record["memory"] = memory_record(question, compiled, module)
+    record |= work_record(question, costs)
+    if question.topology.chip.kind == "tpu":
+        record |= speed_record(question, costs)
+        record["run"] = run_record(question, record["step_seconds"]["sync exposed"])
+    if not record["memory"]["fits"]:
+        record["limit"] = {"name": "memory", "share": 1.0}
+        record["change"] = advice.too_large(question, -record["memory"]["spare"])
+    elif "parts" in record:
+        record["limit"], record["change"] = advice.judged(question, record)
     return record
 
 
-def too_large(question: Question, refusal: TooLarge, need: Need) -> Record:
+def too_large(question: Question, refusal: TooLarge) -> Record:
     """The record of a step that the compiler refused for its size."""
-    record = asked(question) | {"arithmetic": arithmetic(question, need), "by": "the compiler's refusal"}
+    record = asked(question) | {"arithmetic": arithmetic(question), "by": "the compiler, which refuses it"}
     record["compile_seconds"] = refusal.seconds
-    used, limit, largest = memory.refused(refusal.message)
-    limit = limit or question.rates.memory
+    need = question.needs()
+    used, limit = memory.refused(refusal.message)
+    used, limit = used or need.total, limit or question.rates.memory
     record["memory"] = {
         "limit": limit,
-        "peak": used or need.total,
+        "peak": used,
         "fits": False,
-        "spare": limit - (used or need.total),
+        "spare": limit - used,
         "parameters": need.parameters,
         "optimizer": need.moments,
         "batch_and_padding": 0,
-        "activations": max(0, (used or need.total) - need.parameters - need.moments),
-        "largest": largest,
+        "activations": max(0, used - need.parameters - need.moments),
+        "largest": [],
     }
     record["limit"] = {"name": "memory", "share": 1.0}
-    record["change"] = advice.too_large(question.compute, question.shape, record["mesh"])
+    record["change"] = advice.too_large(question, used - limit)
     return record

@@ -29,8 +29,8 @@ class Assumptions:
         cap_memory_bound: nothing without a matmul costs more than this many times its bytes' time; 0: the compiler's
             word is taken.
         default_trips: trips of a loop whose number cannot be read.
-        gpu_matmul_share: share of the peak at which matmuls run on GPUs, where nothing is compiled.
-        gpu_hidden_share: share of the collectives that GPUs hide behind the compute.
+        roofline_matmul_share: share of the peak at which matmuls run, where nothing is compiled (GPUs).
+        roofline_hidden: share of the collectives that compute hides, likewise.
     """
 
     clock: float | None = None
@@ -50,8 +50,8 @@ class Assumptions:
     causal_share: float | None = None
     cap_memory_bound: float = 0.0
     default_trips: int = 1
-    gpu_matmul_share: float = 0.65
-    gpu_hidden_share: float = 0.8
+    roofline_matmul_share: float | None = None
+    roofline_hidden: float = 0.8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +64,7 @@ class Rates:
     hbm: float
     link: float
     axes: int
+    matmul: float
     attention_forward: float
     attention_backward: float
     devices: int
@@ -83,6 +84,7 @@ def rates(assumed: Assumptions, chip: Chip, devices: int) -> Rates:
         hbm=either(assumed.hbm_bandwidth, chip.hbm),
         link=either(assumed.link_bandwidth, chip.link),
         axes=int(either(assumed.torus_axes, chip.axes)),
+        matmul=either(assumed.roofline_matmul_share, chip.matmul),
         attention_forward=either(assumed.attention_share_forward, chip.attention_forward),
         attention_backward=either(assumed.attention_share_backward, chip.attention_backward),
         devices=devices,

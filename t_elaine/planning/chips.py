@@ -24,11 +24,13 @@ class Chip:
         clock: Hz; 0 where no compiler gives cycles.
         link: bytes/s of one link, one way (TPU), or of all links of a GPU together, one way.
         axes: axes of the torus; a chip has two links along each.
+        matmul: share of the peak that large matmuls reach, where nothing is compiled.
         attention_forward: share of the peak that an attention kernel's forward pass reaches.
         attention_backward: the same of its backward pass.
         shapes: topologies on offer, chips along each axis.
         library: what libtpu calls it.
         devices_per_chip: devices that JAX shows for one chip.
+        node: GPUs joined by `link`; beyond them the network takes over.
     """
 
     label: str
@@ -39,11 +41,13 @@ class Chip:
     clock: float = 0.0
     link: float
     axes: int = 1
+    matmul: float = 0.9
     attention_forward: float = 0.5
     attention_backward: float = 0.5
     shapes: tuple[str, ...] = ()
     library: str = ""
     devices_per_chip: int = 1
+    node: int = 8
 
 
 FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
@@ -51,6 +55,12 @@ CUBE = (
     *("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8"),
     *("4x4x12", "4x4x16", "8x8x12", "8x8x16", "8x16x16", "16x16x16"),
 )
+
+
+def gpu(label: str, *, peak: float, memory: float, hbm: float, link: float) -> Chip:
+    """A GPU; memory in GiB."""
+    return Chip(label=label, kind="gpu", peak=peak, memory=memory * GIB, hbm=hbm, link=link, matmul=0.65)
+
 
 CHIPS: Mapping[str, Chip] = MappingProxyType(
     {
@@ -112,11 +122,11 @@ CHIPS: Mapping[str, Chip] = MappingProxyType(
             shapes=FLAT,
             library="v6e",
         ),
-        "rtx4090": Chip(label="GeForce RTX 4090", kind="gpu", peak=165e12, memory=23.0 * GIB, hbm=1008e9, link=25e9),
-        "l40s": Chip(label="NVIDIA L40S", kind="gpu", peak=362e12, memory=44.0 * GIB, hbm=864e9, link=25e9),
-        "a100": Chip(label="NVIDIA A100 80 GB", kind="gpu", peak=312e12, memory=78.0 * GIB, hbm=2039e9, link=300e9),
-        "h100": Chip(label="NVIDIA H100 SXM", kind="gpu", peak=989e12, memory=78.0 * GIB, hbm=3350e9, link=450e9),
-        "h200": Chip(label="NVIDIA H200", kind="gpu", peak=989e12, memory=139.0 * GIB, hbm=4800e9, link=450e9),
+        "rtx4090": gpu("GeForce RTX 4090", peak=165e12, memory=23.0, hbm=1008e9, link=25e9),
+        "l40s": gpu("NVIDIA L40S", peak=362e12, memory=44.0, hbm=864e9, link=25e9),
+        "a100": gpu("NVIDIA A100 80 GB", peak=312e12, memory=78.0, hbm=2039e9, link=300e9),
+        "h100": gpu("NVIDIA H100 SXM", peak=989e12, memory=78.0, hbm=3350e9, link=450e9),
+        "h200": gpu("NVIDIA H200", peak=989e12, memory=139.0, hbm=4800e9, link=450e9),
         "cpu": Chip(label="simulated CPU device", kind="cpu", peak=50e9, memory=4.0 * GIB, hbm=20e9, link=10e9),
     }
 )

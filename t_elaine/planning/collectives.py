@@ -79,6 +79,28 @@ def cost(
     )
 
 
+def between_slices(call: Instruction, rates: Rates, mesh: Mapping[str, int], slices: int) -> Collective | None:
+    """The cost of a `send` that libtpu's runtime carries from slice to slice, over the hosts; None for any other send.
+
+    The chips of one slice each send their own piece, at their share of the hosts' network; compute goes on meanwhile.
+    """
+    told = call.attribute(r'_xla_megascale_transfer_type="(\w+)"')
+    kind = told.lower().replace("_", "-")
+    if not told or slices < 2:
+        return None
+    whole = size(call.operand_shapes[0]) * (slices if kind == "all-gather" else 1)
+    times = {"all-reduce": 2.0}.get(kind, 1.0) * (slices - 1) / slices
+    step = rates.devices // slices
+    return Collective(
+        kind=kind,
+        group=slices,
+        axes=along(range(0, rates.devices, step), mesh),
+        asynchronous=True,
+        bytes=whole,
+        seconds=whole * times / rates.assumed.dcn_bandwidth + rates.assumed.collective_latency,
+    )
+
+
 def _seconds(kind: str, whole: float, count: int, rates: Rates, crosses: bool) -> float:
     """Bytes that a chip sends over the links it uses; a ring passes (n-1)/n of a tensor on, an all-reduce twice."""
     used = rates.axes * math.log(max(count, 2)) / math.log(max(rates.devices, 2))

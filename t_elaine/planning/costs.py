@@ -133,6 +133,8 @@ class _Walk:
             self.elsewhere(i, times)
         elif kind in collectives.KINDS:
             self.collective(i, kind, i.opcode != kind, times)
+        elif i.opcode in ("send", "recv") and self.slices > 1:
+            self.between(i, times)
         elif i.opcode in PREFETCHES:
             self.prefetch(i, times)
         elif i.opcode == "custom-call" and i.target == "tpu_custom_call":
@@ -162,6 +164,11 @@ class _Walk:
 
     def collective(self, i: Instruction, kind: str, asynchronous: bool, times: float, scattered: bool = False) -> None:
         found = collectives.cost(i, kind, asynchronous, self.rates, self.mesh, self.slices, scattered)
+        if found is not None:
+            self.costs.collectives.append((found, times))
+
+    def between(self, i: Instruction, times: float) -> None:
+        found = collectives.between_slices(i, self.rates, self.mesh, self.slices) if i.opcode == "send" else None
         if found is not None:
             self.costs.collectives.append((found, times))
 

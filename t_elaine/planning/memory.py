@@ -100,13 +100,12 @@ def _operation(maker: Instruction | None) -> str:
     return "/".join(part for part in parts[-3:] if part not in ("while", "body", "closed_call"))
 
 
-def refused(message: str) -> tuple[float, float, list[dict[str, Any]]]:
-    """(bytes wanted, bytes there, largest buffers) of a compiler's out-of-memory message; 0: it does not say."""
-    found = re.search(r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm", message) or re.search(
-        r"\(([\d.]+)([KMGT]?)i?B?\) exceeds available \w+ \(([\d.]+)([KMGT]?)", message
-    )
-    if found is None:
-        return 0.0, 0.0, []
+def refused(message: str) -> tuple[float, float]:
+    """(bytes wanted, bytes there) of a compiler's out-of-memory message; 0 for what it does not say."""
     units = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-    amounts = [float(found.group(i)) * units[found.group(i + 1)] for i in (1, 3)]
-    return amounts[0], amounts[1], []
+    amount = r"([\d.]+)\s*([KMGT]?)i?B?"
+    for pattern in (rf"\({amount}\) exceeds available \w+ \({amount}\)", rf"Used {amount} of {amount} hbm"):
+        if found := re.search(pattern, message):
+            wanted, there = (float(found.group(i)) * units[found.group(i + 1)] for i in (1, 3))
+            return wanted, there
+    return 0.0, 0.0

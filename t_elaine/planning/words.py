@@ -1,31 +1,46 @@
-"""A plan in plain words: at most 100 columns, one screen or two. Every number comes from the record of `answer`."""
+"""A plan in plain words, at most 100 columns wide. Every number comes from the record of `answer`."""
 
-import math
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 Record = dict[str, Any]
 WIDTH = 100
 CAUSES = {
-    "model": "the model's own FLOPs at peak",
-    "recomputed": "recomputed matmuls",
+    "model": "the model's own FLOPs, at peak",
+    "recomputed": "matmuls run again for the backward pass",
     "matmuls_below_peak": "matmuls below peak",
     "attention_extra": "attention: masked-out and repeated work",
     "attention_below_peak": "attention: kernels below peak",
     "elementwise": "elementwise work, copies",
-    "asynchronous": "collectives that may hide behind compute",
-    "synchronous": "collectives that nothing hides",
+    "asynchronous": "collectives beside which compute goes on",
+    "synchronous": "collectives that all wait for",
+}
+HELD = {
+    "parameters": "parameters",
+    "optimizer": "optimizer state",
+    "batch_and_padding": "batch, padding",
+    "activations": "activations, gradients",
+}
+BY_SHAPES = {
+    "parameters": "parameters",
+    "moments": "optimizer state",
+    "gradients": "gradients",
+    "activations": "activations",
+}
+STEPS = {
+    "hidden": "all collectives hidden",
+    "sync exposed": "synchronous ones exposed",
+    "exposed": "all of them exposed",
 }
 
 
 def text(record: Record) -> str:
     """The whole answer."""
-    parts = [heading(record)]
-    parts += [memory(record) if "memory" in record else arithmetic(record)]
-    if "step_seconds" in record:
-        parts += [speed(record), causes(record), collectives(record), run(record)]
-    parts += [change(record)]
-    return "\n\n".join(part for part in parts if part)
+    compiled = "memory" in record
+    parts = [heading(record), memory(record) if compiled else arithmetic(record)]
+    parts += [buffers(record) if compiled else "", speed(record), causes(record), collectives(record), run(record)]
+    return "\n\n".join(part for part in [*parts, change(record)] if part)
 
 
 def fits(record: Record) -> bool:
@@ -39,111 +54,121 @@ def heading(record: Record) -> str:
     """What was asked, and that nothing was measured."""
     batch, topology = record["batch"], record["topology"]
     mesh = ", ".join(f"{axis}={size}" for axis, size in record["mesh"].items())
-    return "\n".join(
-        [
-            "Everything below is estimated, not measured.",
-            f"{count(record['model']['parameters'])} parameters on {topology['text']} ({mesh})",
-            f"batch of {batch['tokens']:,} tokens: {batch['accumulation']} x {batch['rows']} rows of {batch['length']:,}; "
-            f"{record['groups_assumed']} groups of text assumed",
-            *(
-                [
-                    f"by {record['by']}"
-                    + (f" in {record['compile_seconds']:.0f} s" if "compile_seconds" in record else "")
-                ]
-            ),
-        ]
+    rows = f"{batch['accumulation']} x {batch['rows']} rows of {batch['length']:,}"
+    seconds = f", {record['compile_seconds']:.0f} s" if "compile_seconds" in record else ""
+    return wrapped(
+        "PLAN: everything below is estimated, not measured.",
+        f"{count(record['model']['parameters'])} parameters on {topology['text']} (mesh {mesh})",
+        f"a step: {batch['tokens']:,} tokens, {rows}; {record['groups_assumed']} groups of text assumed",
+        f"told by {record['by']}{seconds}",
     )
 
 
 def memory(record: Record) -> str:
-    """Fits or not, by how much, and what takes the room."""
+    """Fits or not, by how much, and what takes the room, by the compiler's word."""
     told = record["memory"]
-    spare = told["limit"] - told["peak"]
-    verdict = f"FITS: {size(spare)} are left" if spare >= 0 else f"DOES NOT FIT: {size(-spare)} too much"
-    lines = [f"{verdict} ({size(told['peak'])} of {size(told['limit'])} on each device)"]
-    named = ("parameters", "optimizer", "batch_and_padding", "activations")
-    lines += [f"  {name.replace('_', ' '):20} {size(told[name]):>10}" for name in named]
-    if told["largest"]:
-        rows = [(size(row["bytes"]), row["shape"], row["operation"], row["source"]) for row in told["largest"]]
-        lines += ["", "largest buffers at the worst moment", *table(rows, (10, 30, 28, 28))]
-    return "\n".join(lines)
+    return "\n".join([verdict("", told["peak"], told["limit"]), *column(HELD, told)])
 
 
 def arithmetic(record: Record) -> str:
-    """The answer from shapes alone."""
+    """The same from shapes alone."""
     told = record["arithmetic"]
-    spare = told["limit"] - told["total"]
-    verdict = "DOES NOT FIT" if told["decided"] else "would fit" if spare >= 0 else "probably does not fit"
-    lines = [f"{verdict}, by arithmetic alone: about {size(told['total'])} of {size(told['limit'])} on each device"]
+    lines = [verdict("by arithmetic ", told["total"], told["limit"]), *column(BY_SHAPES, told)]
     if told["decided"]:
-        lines.append(
-            f"  at least {size(told['least'])} are needed at once: {size(told['least'] - told['limit'])} too much"
-        )
-    named = ("parameters", "moments", "gradients", "activations")
-    return "\n".join([*lines, *(f"  {name:20} {size(told[name]):>10}" for name in named)])
+        lines.append(f"  the state and what is kept for the backward pass alone take {size(told['least'])}")
+    return "\n".join(lines)
+
+
+def verdict(how: str, used: float, limit: float) -> str:
+    """One line: whether it fits, and by how much."""
+    spare = limit - used
+    judged = f"FITS {how}with {size(spare)} to spare" if spare >= 0 else f"DOES NOT FIT {how}by {size(-spare)}"
+    return f"{judged}: {size(used)} of {size(limit)} on each device"
+
+
+def column(names: dict[str, str], told: Record) -> list[str]:
+    """Bytes by kind."""
+    return [f"  {label:24} {size(told[name]):>11}" for name, label in names.items()]
+
+
+def buffers(record: Record) -> str:
+    """The largest buffers at the worst moment, equal ones in one line."""
+    rows: dict[tuple[str, str, str], list[float]] = {}
+    for row in record["memory"]["largest"]:
+        rows.setdefault((row["shape"], row["source"], row["operation"] or row["name"]), []).append(row["bytes"])
+    lines = [
+        f"{size(sum(sizes)):>11} {f'{len(sizes)} x' if len(sizes) > 1 else '':>4} "
+        f"{cut(shape, 28):28} {cut(source, 30):30} {cut(operation, 22)}".rstrip()
+        for (shape, source, operation), sizes in rows.items()
+        if sum(sizes) > 0
+    ]
+    return "\n".join(["largest buffers at the worst moment (shape, source line, operation)", *lines]) if lines else ""
 
 
 def speed(record: Record) -> str:
     """Step time, rate, MFU, FLOPs."""
-    steps, rates, mfu = record["step_seconds"], record["tokens_per_second_per_chip"], record["mfu"]
-    titles = {
-        "hidden": "all collectives hidden",
-        "sync exposed": "synchronous ones added",
-        "exposed": "all of them added",
-    }
-    rows = [(titles[k], f"{steps[k]:.3f} s", f"{rates[k]:,.0f}", f"{100 * mfu[k]:.1f} %") for k in titles if k in steps]
+    if "flops" not in record:
+        return ""
+    lines = []
+    if "step_seconds" in record:
+        rates, mfu = record["tokens_per_second_per_chip"], record["mfu"]
+        lines.append(f"{'step':26} {'seconds':>9} {'tokens/s/chip':>14} {'MFU':>8}")
+        lines += [
+            f"  {label:24} {record['step_seconds'][key]:>9.3f} {rates[key]:>14,.0f} {100 * mfu[key]:>6.1f} %"
+            for key, label in STEPS.items()
+        ]
+        lines.append("  (MFU without attention's masked half and without recomputation)")
     flops = record["flops"]
-    lines = [f"{'collectives':26} {'step':>10} {'tokens/s/chip':>14} {'MFU':>8}"]
-    lines += [f"{a:26} {b:>10} {c:>14} {d:>8}" for a, b, c, d in rows]
     lines.append(
-        f"matmul FLOPs a device: {flops['executed']:.3g} executed, {flops['model']:.3g} of the model "
-        f"({flops['ratio']:.2f} times, recomputation and masked-out attention included)"
+        f"matmul FLOPs a device and step: {flops['executed']:.3g} executed, {flops['model']:.3g} of the model's "
+        f"({flops['ratio']:.2f} x)"
     )
+    if "roofline_seconds" in record:
+        told = ", ".join(f"{name} {seconds:.3f}" for name, seconds in record["roofline_seconds"].items())
+        lines.append(f"an arithmetic roofline, coarser than a compiled estimate; seconds: {told}")
     if record.get("host_bytes"):
-        lines.append(
-            f"to and from the host {record['host_bytes'] / 1e9:.1f} GB, "
-            f"{record['host_seconds_not_counted']:.2f} s, NOT in the step"
-        )
+        seconds = record["host_seconds_not_counted"]
+        lines.append(f"to and from the host: {record['host_bytes'] / 1e9:.1f} GB, {seconds:.2f} s NOT in the step")
     if record.get("loops_not_read"):
-        lines.append(f"WARNING: trips not read of {', '.join(record['loops_not_read'])}, counted once")
-    return "\n".join(lines)
+        lines.append(f"WARNING: loops whose trips are not known count once: {', '.join(record['loops_not_read'])}")
+    return wrapped(*lines)
 
 
 def causes(record: Record) -> str:
     """Where the step goes."""
+    if "parts" not in record:
+        return ""
     step = record["step_seconds"]["exposed"]
-    rows = [(CAUSES[k], f"{v:.3f} s", f"{100 * v / step:.1f} %") for k, v in record.get("parts", {}).items()]
-    return "\n".join(["where it goes (all collectives added)", *(f"  {a:44} {b:>9} {c:>7}" for a, b, c in rows)])
+    rows = [f"  {CAUSES[k]:42} {v:>8.3f} s {100 * v / step:>6.1f} %" for k, v in record["parts"].items()]
+    return "\n".join(["where it goes (all collectives exposed)", *rows])
 
 
 def collectives(record: Record) -> str:
-    """By mesh axis."""
+    """Bytes by mesh axis, and whether compute goes on beside them."""
+    if "collectives" not in record:
+        return ""
+    timed = "step_seconds" in record
     rows = [
-        (
-            row["axes"] or "?",
-            row["kind"],
-            row["mode"],
-            f"{row['calls']:.0f}",
-            f"{row['bytes'] / 1e9:.2f} GB",
-            f"{row['seconds']:.3f} s",
-        )
-        for row in record.get("collectives", [])
+        f"  {row['axes'] or 'not told':18} {row['kind']:19} {row['mode']:13} {row['calls']:>6.0f} calls "
+        f"{row['bytes'] / 1e9:>9.2f} GB" + (f" {row['seconds']:>8.3f} s" if timed else "")
+        for row in record["collectives"]
     ]
-    if not rows:
-        return "no collectives"
-    lines = [f"  {a:16} {b:18} {c:13} {d:>6} {e:>11} {f:>9}" for a, b, c, d, e, f in rows]
-    return "\n".join(["collectives, by mesh axis (bytes of the whole tensors, per device)", *lines])
+    title = "collectives of a step by mesh axis (bytes of the whole tensors)"
+    return "\n".join([title, *(rows or ["  none"])])
 
 
 def run(record: Record) -> str:
     """Hours and money of the whole run."""
+    if "run" not in record:
+        return ""
     told = record["run"]
-    money = "no price given (Loop.price_per_chip_hour)"
+    money = "cost: no price given (Loop.price_per_chip_hour)"
     if told["cost"] is not None:
-        money = f"{told['cost']:,.0f} at {told['price_per_chip_hour']:g} a chip and hour"
-    return (
-        f"the run: {count(told['tokens'])} tokens in {told['steps']:,} steps: {told['hours']:,.1f} hours, "
-        f"{told['chip_hours']:,.0f} chip-hours, {money}\n(steps alone: no start-up, evaluation, checkpoints or stops)"
+        money = f"cost: {told['cost']:,.0f} at {told['price_per_chip_hour']:g} a chip and hour"
+    return wrapped(
+        f"the run: {count(told['tokens'])} tokens, {told['steps']:,} steps, {told['hours']:,.1f} hours, "
+        f"{told['chip_hours']:,.0f} chip-hours; {money}",
+        "  (synchronous collectives exposed; no start-up, evaluation, checkpoints or stops)",
     )
 
 
@@ -151,25 +176,42 @@ def change(record: Record) -> str:
     """What binds and what to change."""
     lines = []
     if "limit" in record:
-        lines.append(f"what binds: {record['limit']['name']} ({100 * record['limit']['share']:.0f} % of the step)")
+        share = f", {100 * record['limit']['share']:.0f} % of the step" if fits(record) else ""
+        lines.append(f"what binds: {record['limit']['name']}{share}")
     ways = record.get("change", [])
-    return "\n".join([*lines, *(["what to change:"] if ways else []), *(f"  - {way}" for way in ways)])
+    return wrapped(*lines, *(["what to change:"] if ways else []), *(f"  - {way}" for way in ways))
 
 
-def table(rows: Sequence[Sequence[str]], widths: Sequence[int]) -> list[str]:
-    """Rows cut to columns; the first is right-aligned."""
-    lines = []
-    for first, *rest in rows:
-        cells = [f"{first:>{widths[0]}}", *(f"{cut(c, w):{w}}" for c, w in zip(rest, widths[1:], strict=True))]
-        lines.append(" ".join(cells).rstrip())
-    return lines
+def wrapped(*lines: str) -> str:
+    """Lines, those that are too long broken between words."""
+    return "\n".join(part for line in lines for part in fitted(line))
+
+
+def fitted(line: str) -> Iterable[str]:
+    """One line as one or several."""
+    indent = len(line) - len(line.lstrip()) + 4
+    keep: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False, "drop_whitespace": True}
+    return textwrap.wrap(line, WIDTH, subsequent_indent=" " * indent, **keep) or [""]
 
 
 def cut(cell: str, width: int) -> str:
-    """The cell, its middle left out where it is too long."""
+    """The cell, its beginning or middle left out where it is too long."""
     if len(cell) <= width:
         return cell
+    if "/" in cell:
+        return "…" + cell[-(width - 1) :]
     return cell[: width // 2 - 1] + "…" + cell[-(width - width // 2) :]
+
+
+def table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Columns as wide as they must be; the first is left-aligned, the others right."""
+    widths = [max(len(row[i]) for row in [titles, *rows]) for i in range(len(titles))]
+    return [
+        "  ".join(
+            f"{cell:{'<' if i == 0 else '>'}{width}}" for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in [titles, *rows]
+    ]
 
 
 def size(amount: float) -> str:
@@ -178,8 +220,8 @@ def size(amount: float) -> str:
 
 
 def count(number: float) -> str:
-    """8.03 billion, 135 million."""
+    """8.03 billion, 135 million, 512."""
     for name, unit in (("billion", 1e9), ("million", 1e6)):
         if number >= unit:
-            return f"{number / unit:.{max(0, 2 - int(math.log10(number / unit)))}f} {name}"
+            return f"{number / unit:.3g} {name}" if number < 1000 * unit else f"{number / unit:,.0f} {name}"
     return f"{number:,.0f}"
