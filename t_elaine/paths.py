@@ -100,6 +100,15 @@ def size(path: PathLike) -> int:
         return int(filesystem(path).size(os.fspath(path)))
 
 
+def sizes(folder: PathLike) -> dict[str, int]:
+    """Bytes of each file of a folder (not of those in folders below), by name."""
+    if not is_remote(folder):
+        return {entry.name: entry.stat().st_size for entry in os.scandir(folder) if entry.is_file()}
+    with answering(folder):
+        entries = filesystem(folder).ls(os.fspath(folder), detail=True)
+    return {e["name"].rsplit("/", 1)[-1]: int(e["size"]) for e in entries if e["type"] == "file"}
+
+
 def read_range(path: PathLike, start: int, stop: int) -> bytes:
     """Bytes [start, stop) of a file, in one request where it lies in an object store."""
     if not is_remote(path):

@@ -20,6 +20,7 @@ from t_elaine.errors import UserError
 __all__ = ["Batch", "Loader", "RowPlan", "open_mixture", "place", "prefetch", "slots_of"]
 
 Made = TypeVar("Made")
+AHEAD = 8  # steps whose tokens are asked for before their turn, where stores lie in an object store
 
 
 class Loader:
@@ -41,11 +42,17 @@ class Loader:
             raise ValueError(f"slots {list(slots)} are not among 0 … {rows_per_microbatch - 1}")
         self.plan, self.groups, self.slots = plan, plan.groups, tuple(slots)
         self._shape = (accumulation, len(slots), plan.mixture.sequence_length)
+        self._asked = -1
         starts = np.arange(accumulation, dtype=np.int64) * rows_per_microbatch
         self._rows = (starts[:, None] + np.array(slots, np.int64)[None, :]).reshape(-1)
 
     def batch(self, step: int) -> Batch:
         """Arrays [A, len(slots), T] of step `step` (from 0): tokens, targets, segments, positions, weights, groups."""
+        known = range(step, self._asked + 1) if step <= self._asked <= step + AHEAD else ()
+        for later in range(step, step + AHEAD + 1):
+            if later not in known:
+                self.plan.ask(self._rows + later * self.plan.rows_per_batch)
+        self._asked = step + AHEAD
         rows = self.plan.rows(self._rows + step * self.plan.rows_per_batch)
         return {name: array.reshape(self._shape) for name, array in rows.items()}
 

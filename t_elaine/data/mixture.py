@@ -65,6 +65,7 @@ class Mixture:
         overlong: "whole" only: documents of more than T+1 tokens are dropped or truncated; either is counted.
         window_tokens: documents are shuffled within windows of about this many tokens (and one document for each 512).
         split: which split of the stores.
+        cache_gb: GB of memory for what is read of stores in an object store, at least a few batches.
     """
 
     stores: Sequence[str]
@@ -82,6 +83,7 @@ class Mixture:
     overlong: str = "drop"
     window_tokens: int = WINDOW_TOKENS
     split: str = "train"
+    cache_gb: float = 4.0
 
 
 def rows_per_batch(mixture: Mixture) -> int:

@@ -9,10 +9,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from t_elaine import paths
 from t_elaine.data.filling import Block, Pieces, empty_batch, fill, join
 from t_elaine.data.mixture import Mixture, rows_per_batch
 from t_elaine.data.order import source_seed
 from t_elaine.data.packing import SplitRows, WholeRows
+from t_elaine.data.remote import LazyTokens, TokenCache
 from t_elaine.data.shares import Shares, make_shares
 from t_elaine.data.store import open_store
 from t_elaine.data.weights import SourceSize, phase_weights
@@ -104,6 +106,21 @@ class RowPlan:
         fill(batch, self.pieces(rows), self.blocks, pad_id(self.vocabulary))
         return batch
 
+    def ask(self, rows: np.ndarray) -> None:
+        """Begin to read the tokens of rows that come later, where they lie in an object store."""
+        if not self.is_remote:
+            return
+        pieces = self.pieces(rows)
+        columns = (pieces.block.tolist(), pieces.start.tolist(), (pieces.start + pieces.length).tolist())
+        for block, start, stop in zip(*columns, strict=True):
+            if block >= 0 and isinstance(tokens := self.blocks[block].tokens, LazyTokens):
+                tokens.ask(start, stop)
+
+    @property
+    def is_remote(self) -> bool:
+        """True if any store lies in an object store."""
+        return any(paths.is_remote(folder) for folder in self.mixture.stores)
+
     def row(self, k: int) -> Batch:
         """Row k as arrays [T]."""
         return {name: array[0] for name, array in self.rows(np.array([k])).items()}
@@ -141,7 +158,8 @@ def open_mixture(mixture: Mixture) -> RowPlan:
     """
     if not mixture.stores:
         raise UserError("the mixture names no store", "Mixture.stores", "list the folders that prepare wrote")
-    return plan_rows(mixture, [open_store(folder) for folder in mixture.stores])
+    cache = TokenCache(int(mixture.cache_gb * 1e9))
+    return plan_rows(mixture, [open_store(folder, cache) for folder in mixture.stores])
 
 
 def plan_rows(mixture: Mixture, stores: Sequence[StoreLike]) -> RowPlan:

@@ -9,21 +9,23 @@ it knows nothing of text, tokenizers or training rows.
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from t_elaine import paths
+from t_elaine.data.doc_batch import DocBatch, doc_batch
+from t_elaine.data.remote import Remote, TokenCache
 from t_elaine.errors import UserError
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 BATCH_TOKENS = 4_000_000  # 16 MB: a record batch is the block in which the loader shuffles
 SPLITS = ("train", "validation")
-Spans = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 _LABEL = pa.dictionary(pa.int32(), pa.string())
 SCHEMA = pa.schema(
@@ -143,79 +145,61 @@ def _spans_column(rows: Sequence[Row]) -> pa.Array:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DocBatch:
-    """One record batch: `docs` documents, `n` tokens. `tokens` and `offsets` point into the memory-mapped file.
+class Store:
+    """An opened store. `groups` lists its (language, category) pairs; `vocabulary` is its vocabulary.json.
 
-    Attributes:
-        tokens: uint32 [n].
-        offsets: int64 [docs+1]; document i is tokens[offsets[i]:offsets[i+1]].
-        group: int32 [docs], index into `Store.groups`.
-        bytes: int64 [docs], UTF-8 bytes of the original text.
-        text_hash: uint64 [docs].
-        trained: None (all tokens of all documents), or (offsets int64 [docs+1], starts, stops int64 [spans]), positions
-            within the document.
-        ids: function that reads the documents' ids, list[str] [docs].
-        sources: function that reads the documents' source names, list[str] [docs].
+    `remote` reads what lies in an object store; `folder` is then its address.
     """
 
-    tokens: np.ndarray
-    offsets: np.ndarray
-    group: np.ndarray
-    bytes: np.ndarray
-    text_hash: np.ndarray
-    trained: Spans | None
-    ids: Callable[[], list[str]] = field(repr=False)
-    sources: Callable[[], list[str]] = field(repr=False)
-
-    @property
-    def docs(self) -> int:
-        return len(self.offsets) - 1
-
-    def spans(self, i: int) -> list[tuple[int, int]] | None:
-        """Trained [start, stop) of document i; None: all of it."""
-        if self.trained is None:
-            return None
-        offsets, starts, stops = self.trained
-        span = slice(offsets[i], offsets[i + 1])
-        return list(zip(starts[span].tolist(), stops[span].tolist(), strict=True))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Store:
-    """An opened store. `groups` lists its (language, category) pairs; `vocabulary` is its vocabulary.json."""
-
-    folder: Path
+    folder: str
     name: str
     manifest: dict[str, Any]
     groups: list[tuple[str, str]]
     vocabulary: dict[str, Any]
+    remote: Remote | None = None
 
     def batches(self, split: str = "train") -> list[DocBatch]:
         """The record batches of a split, in file order; an empty list where the store has no such split."""
-        return [batch for path in self.files(split) for batch in read_shard(path, self.groups)]
+        if self.remote is None:
+            return [batch for name in self.files(split) for batch in read_shard(Path(self.folder, name), self.groups)]
+        sizes = {shard["file"]: shard["size"] for shard in self.manifest["shards"]}
+        return [
+            batch
+            for name in self.files(split)
+            for reader, tokens in [self.remote.open(paths.join(self.folder, name), sizes[name], lazy=split == "train")]
+            for batch in _batches(reader, name, self.folder, self.groups, tokens)
+        ]
 
-    def files(self, split: str) -> list[Path]:
-        return [self.folder / shard["file"] for shard in self.manifest["shards"] if shard["split"] == split]
+    def files(self, split: str) -> list[str]:
+        return [shard["file"] for shard in self.manifest["shards"] if shard["split"] == split]
 
 
-def open_store(folder: str | os.PathLike[str]) -> Store:
+def open_store(folder: str | os.PathLike[str], cache: TokenCache | None = None) -> Store:
     """Open a store for reading. Checks the manifest, its own digest and every shard's length, not the shards' digests.
+
+    Args:
+        folder: local or in an object store.
+        cache: for what is read from an object store; None: one of its own.
 
     Raises:
         UserError: not a store, not finished, of a newer format, or a file is missing or cut short.
     """
-    folder = Path(folder)
     manifest = read_manifest(folder)
+    where = os.fspath(folder)
+    there = paths.sizes(where)
     for shard in manifest["shards"]:
-        path = folder / shard["file"]
-        if not path.is_file():
-            raise UserError(f"{shard['file']} is missing from the store", str(folder), "prepare the store again")
-        if path.stat().st_size != shard["size"]:
-            what = f"{shard['file']} has {path.stat().st_size} bytes, the manifest says {shard['size']}"
-            raise UserError(what, str(folder), "copy the store again, or prepare it again")
-    groups = [(language, category) for language, category in manifest["groups"]]
+        if shard["file"] not in there:
+            raise UserError(f"{shard['file']} is missing from the store", where, "prepare the store again")
+        if there[shard["file"]] != shard["size"]:
+            what = f"{shard['file']} has {there[shard['file']]} bytes, the manifest says {shard['size']}"
+            raise UserError(what, where, "copy the store again, or prepare it again")
     return Store(
-        folder=folder, name=manifest["name"], manifest=manifest, groups=groups, vocabulary=manifest["vocabulary"]
+        folder=where,
+        name=manifest["name"],
+        manifest=manifest,
+        groups=[(language, category) for language, category in manifest["groups"]],
+        vocabulary=manifest["vocabulary"],
+        remote=Remote(cache or TokenCache()) if paths.is_remote(where) else None,
     )
 
 
@@ -227,73 +211,43 @@ def verify_store(folder: str | os.PathLike[str], split: str = "") -> None:
     """
     store = open_store(folder)
     shards = {s["file"]: s["sha256"] for s in store.manifest["shards"] if split in ("", s["split"])}
-    digests = shards | store.manifest.get("files", {})
-    for name, expected in digests.items():
-        path = store.folder / name
-        if not path.is_file():
-            raise UserError(f"{name} is missing from the store", str(folder), "prepare the store again")
-        if file_sha256(path) != expected:
+    for name, expected in (shards | store.manifest.get("files", {})).items():
+        try:
+            found = file_sha256(paths.join(store.folder, name))
+        except FileNotFoundError as error:
+            raise UserError(f"{name} is missing from the store", str(folder), "prepare the store again") from error
+        if found != expected:
             what = f"{name} is damaged: its sha256 is not the one that prepare recorded"
             raise UserError(what, str(folder), "copy the store again, or prepare it again with --overwrite")
 
 
 def read_shard(path: Path, groups: list[tuple[str, str]]) -> Iterator[DocBatch]:
-    """The record batches of one Arrow file of a store."""
+    """The record batches of one local Arrow file of a store."""
     try:
         # The memory map stays alive through the arrays that point into it.
         reader = pa.ipc.open_file(pa.memory_map(str(path)))
-        if reader.schema != SCHEMA:
-            raise UserError(f"{path.name} has other columns than a token store", str(path.parent), "prepare it again")
-        for i in range(reader.num_record_batches):
-            yield _doc_batch(reader.get_batch(i), groups)
     except (pa.ArrowInvalid, OSError) as error:
-        what = f"{path.name} cannot be read as an Arrow file: {error}"
-        raise UserError(what, str(path.parent), "it is damaged or cut short: prepare the store again") from error
+        raise _unreadable(path.name, str(path.parent), error) from error
+    yield from _batches(reader, path.name, str(path.parent), groups)
 
 
-def _doc_batch(batch: pa.RecordBatch, groups: list[tuple[str, str]]) -> DocBatch:
-    tokens = batch.column("tokens")
-    return DocBatch(
-        tokens=tokens.values.to_numpy(zero_copy_only=True),
-        offsets=tokens.offsets.to_numpy(zero_copy_only=True),
-        group=_group(batch, groups),
-        bytes=batch.column("bytes").to_numpy(),
-        text_hash=batch.column("text_hash").to_numpy(),
-        trained=_trained(batch.column("trained"), tokens.offsets.to_numpy()),
-        ids=lambda: batch.column("id").to_pylist(),
-        sources=lambda: batch.column("source").to_pylist(),
-    )
+def _batches(
+    reader: Any, name: str, folder: str, groups: list[tuple[str, str]], tokens: Sequence[Any] = ()
+) -> Iterator[DocBatch]:
+    """tokens: of each batch, where they are not in the file that the reader sees."""
+    try:
+        if reader.schema != SCHEMA:
+            raise UserError(f"{name} has other columns than a token store", folder, "prepare it again")
+        for i in range(reader.num_record_batches):
+            batch = doc_batch(reader.get_batch(i), groups)
+            yield replace(batch, tokens=tokens[i]) if tokens else batch
+    except (pa.ArrowInvalid, OSError) as error:
+        raise _unreadable(name, folder, error) from error
 
 
-def _group(batch: pa.RecordBatch, groups: list[tuple[str, str]]) -> np.ndarray:
-    language, category = batch.column("language"), batch.column("category")
-    index = {pair: i for i, pair in enumerate(groups)}
-    # -1: a pair that no document has.
-    table = np.array(
-        [[index.get((a, b), -1) for b in category.dictionary.to_pylist()] for a in language.dictionary.to_pylist()],
-        np.int32,
-    )
-    return table[language.indices.to_numpy(), category.indices.to_numpy()]
-
-
-def _trained(column: pa.Array, token_offsets: np.ndarray) -> Spans | None:
-    if column.null_count == len(column):
-        return None
-    spans = column.values
-    starts, stops = (spans.field(name).to_numpy().astype(np.int64) for name in ("start", "stop"))
-    if not column.null_count:
-        return column.offsets.to_numpy().astype(np.int64), starts, stops
-    # A document without spans among some that have them: one span over all of it.
-    whole = np.asarray(column.is_null().to_numpy(zero_copy_only=False))
-    old = column.offsets.to_numpy().astype(np.int64)
-    counts = np.where(whole, 1, np.diff(old))
-    offsets = np.concatenate([[0], np.cumsum(counts)])
-    new_starts, new_stops = np.zeros(offsets[-1], np.int64), np.zeros(offsets[-1], np.int64)
-    new_stops[offsets[:-1][whole]] = np.diff(token_offsets)[whole]
-    kept = np.ones(offsets[-1], bool)
-    kept[offsets[:-1][whole]] = False
-    new_starts[kept], new_stops[kept] = starts, stops
-    return offsets, new_starts, new_stops
+def _unreadable(name: str, folder: str, error: Exception) -> UserError:
+    what = f"{name} cannot be read as an Arrow file: {error}"
+    return UserError(what, folder, "it is damaged or cut short: prepare the store again")
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -313,23 +267,28 @@ def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     write_json(folder / MANIFEST, {**content, "manifest_sha256": _own_digest(content)})
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """The manifest of a finished store, checked against its own digest and the format that this version reads."""
-    if not folder.is_dir():
-        raise UserError("there is no such store", str(folder), "check the path, or run prepare first")
-    path = folder / MANIFEST
-    if not path.is_file():
-        raise UserError("this folder has no manifest.json: it is not a finished store", str(folder), "run prepare")
+    path = paths.join(folder, MANIFEST)
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        text = paths.read_text(path)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if not paths.is_folder(folder):
+            raise UserError("there is no such store", str(folder), "check the path, or run prepare first") from error
+        what = "this folder has no manifest.json: it is not a finished store"
+        raise UserError(what, str(folder), "run prepare") from error
+    except UnicodeDecodeError as error:
+        raise UserError("manifest.json is damaged", path, "prepare the store again with --overwrite") from error
+    try:
+        manifest = json.loads(text)
         digest, version = manifest.pop("manifest_sha256"), manifest["format"]
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, AttributeError, TypeError) as error:
-        raise UserError("manifest.json is damaged", str(path), "prepare the store again with --overwrite") from error
+    except (json.JSONDecodeError, KeyError, AttributeError, TypeError) as error:
+        raise UserError("manifest.json is damaged", path, "prepare the store again with --overwrite") from error
     if version != FORMAT_VERSION:
         mend = "prepare the store again with --overwrite, or use the version of T-ELAINE that made it"
-        raise UserError(f"the store has format {version}, this version reads {FORMAT_VERSION}", str(path), mend)
+        raise UserError(f"the store has format {version}, this version reads {FORMAT_VERSION}", path, mend)
     if digest != _own_digest(manifest):
-        raise UserError("manifest.json was changed after it was written", str(path), "prepare the store again")
+        raise UserError("manifest.json was changed after it was written", path, "prepare the store again")
     return manifest
 
 
@@ -338,6 +297,6 @@ def _own_digest(manifest: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def file_sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def file_sha256(path: str | os.PathLike[str]) -> str:
+    with paths.open_file(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]

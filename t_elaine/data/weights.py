@@ -10,9 +10,9 @@ import json
 import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
+from t_elaine import paths
 from t_elaine.data.mixture import OVERLONG, PACKINGS, Mixture, Replay
 from t_elaine.errors import UserError
 
@@ -71,16 +71,16 @@ def _first_weights(mixture: Mixture) -> tuple[Mapping[str, float] | None, str]:
         return mixture.weights, "gin" + (f", instead of {mixture.defaults}" if mixture.defaults else "")
     if mixture.defaults is None:
         return None, ""
-    path = Path(mixture.defaults)
+    path = mixture.defaults
     try:
-        weights = json.loads(path.read_text(encoding="utf-8"))["weights"]
+        weights = json.loads(paths.read_text(path))["weights"]
         # Replay has its own shares: a recorded weight of such a store does not count, where one in gin is an error.
         replayed = set(mixture.replay.stores.values()) if mixture.replay else set()
         found = {str(name): float(value) for name, value in weights.items() if name not in replayed}
     except OSError as error:
-        raise UserError(f"cannot read the mixture's weights: {error}", str(path), "run prepare first") from error
+        raise UserError(f"cannot read the mixture's weights: {error}", path, "run prepare first") from error
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, AttributeError, TypeError, ValueError) as error:
-        raise UserError("this is not a file of mixture weights", str(path), "run prepare again") from error
+        raise UserError("this is not a file of mixture weights", path, "run prepare again") from error
     return found, f"defaults of {path}"
 
 
