@@ -23,7 +23,7 @@ from t_elaine.feeding import Feed
 from t_elaine.model import capability
 from t_elaine.model.config import ComputeConfig, LlamaConfig
 from t_elaine.parallel import agreement
-from t_elaine.parallel.hosts import Hosts, together
+from t_elaine.parallel.hosts import Hosts, together, without_hosts
 from t_elaine.parallel.line import Line
 from t_elaine.parallel.mesh import MeshConfig, described, make_mesh
 from t_elaine.parallel.pace import Pace
@@ -122,7 +122,7 @@ def train(
         UserError: anything that the user can mend.
     """
     run_folder.check_versions()
-    hosts = hosts or Hosts()
+    hosts, config_text = hosts or Hosts(), without_hosts(config_text)
     with together(hosts, run_folder.same_on_all_hosts(), config_text) as line:
         keep_compiled(compilation_cache)
         devices = make_mesh(mesh or MeshConfig())

@@ -94,7 +94,9 @@ def _settings_section(run_dir: str, step: int) -> str:
     text, changed = changes.settings_at(run_dir, step), changes.changes(run_dir, until=step)
     if not text:
         return "## Settings\n\nNo training settings are recorded with this checkpoint."
-    told = f"## Settings\n\nAs recorded by the run:\n\n```\n{_without_paths(text)}\n```"
+    cost = card_data.cost(run_dir)
+    parts = ["## Settings", *([cost] if cost else []), f"As recorded by the run:\n\n```\n{_without_paths(text)}\n```"]
+    told = "\n\n".join(parts)
     if not changed:
         return told
     rows = [(c.name, f"{c.step:,}", _without_paths(c.before), _without_paths(c.after)) for c in changed]

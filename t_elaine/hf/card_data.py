@@ -110,6 +110,19 @@ def _source_name(source: dict[str, Any]) -> str:
     return f"private ({source['name']})" if source["private"] else source["name"]
 
 
+def cost(run_dir: str) -> str:
+    """Chip-hours that the run has taken, by kind of device, with the money where a price was given; "" if unknown."""
+    found = side_files.record(run_dir, "chip_hours.json")
+    if not found:
+        return ""
+    starts = found["starts"]
+    kinds = ", ".join(dict.fromkeys(f"{start['devices']} × {start['kind']}" for start in starts))
+    money = f", {found['money']:,.2f} at {found['price_per_chip_hour']:g} each" if "money" in found else ""
+    times = f", in {len(starts)} starts" if len(starts) > 1 else ""
+    last = f"up to step {starts[-1]['last_step']:,}"
+    return f"Training took {found['chip_hours']:.3g} chip-hours {last} ({kinds}{times}){money}."
+
+
 def languages(run_dir: str) -> list[str]:
     """Languages of the texts that the run was trained on; [] where that is not recorded."""
     stores = side_files.data_record(run_dir).values()

@@ -92,8 +92,7 @@ def together(hosts: Hosts, same: Mapping[str, str], config: str) -> Iterator[Lin
         seconds=hosts.seconds,
         names=place.names,
     )
-    shared = "\n".join(line for line in config.splitlines() if not line.startswith("Hosts."))
-    card = {"host": socket.gethostname(), "pid": os.getpid(), "same": dict(same), "config": shared}
+    card = {"host": socket.gethostname(), "pid": os.getpid(), "same": dict(same), "config": without_hosts(config)}
     peers, cards = attend(meeting, card)
     line = Line(place.process, {int(card["process"]): card["host"] for card in cards}, peers, hosts.heartbeat_seconds)
     try:
@@ -108,6 +107,11 @@ def together(hosts: Hosts, same: Mapping[str, str], config: str) -> Iterator[Lin
         _fail(line, repr(error)[:500], 1)
         raise
     line.leave()
+
+
+def without_hosts(config: str) -> str:
+    """A run's settings without `Hosts`: they differ by host, change nothing that is computed, and name machines."""
+    return "".join(line for line in config.splitlines(keepends=True) if not line.startswith("Hosts."))
 
 
 def start_jax(place: clusters.Place, hosts: Hosts) -> None:

@@ -136,7 +136,7 @@ def tiles(record: Record, rows: Sequence[Line]) -> list[dict[str, str]]:
             found.append(
                 {"name": "training loss", "value": number(mean, 3), "note": f"mean of the last {len(losses)} steps"}
             )
-        found += _speed(record.steps)
+        found += _speed(record.steps) + _cost(last, record.versions.get("devices", {}))
     for row in rows:
         if row["level"] == "language" and len(found) < 8:
             note = "child"
@@ -166,6 +166,16 @@ def _speed(steps: Sequence[Line]) -> list[dict[str, str]]:
         {"name": "tokens a second", "value": count(statistics.median(rates)), "note": speed},
         {"name": "time in steps", "value": duration(whole), "note": note},
     ]
+
+
+def _cost(last: Line, devices: dict[str, Any]) -> list[dict[str, str]]:
+    """Chip-hours of the whole run, with what they cost where a price was given; nothing in older records."""
+    if "chip_hours" not in last:
+        return []
+    hours = last["chip_hours"]
+    parts = [f"{devices['count']} × {devices['kind']}"] if devices else []
+    parts += [f"{number(last['money'], 2)} at the price given"] if "money" in last else []
+    return [{"name": "chip-hours", "value": number(hours, 3 if hours < 1 else 1), "note": ", ".join(parts)}]
 
 
 def lost(mixture: dict[str, Any]) -> str:

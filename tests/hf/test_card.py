@@ -174,3 +174,16 @@ def test_evaluations_of_this_step(run: Path) -> None:
     assert "| ja | 8 | 0.500 [0.250, 0.750] | 1.500 | 0.500 [0.250, 0.750] |" in text and "`imported, step 0`" in text
     assert "| samples/en | 26 | 0.200 |" in text and "had not been judged" not in text and "secret" not in text
     assert "had not been judged" in rendered(run, meta(STEPS - 1))
+
+
+def test_what_the_training_took_is_told(tmp_path: Path) -> None:
+    starts = [
+        {"first_step": 0, "last_step": 400, "devices": 256, "kind": "TPU v5 lite", "chip_hours": 90.0},
+        {"first_step": 400, "last_step": 1000, "devices": 64, "kind": "TPU v6 lite", "chip_hours": 33.4},
+    ]
+    record = {"starts": starts, "chip_hours": 123.4, "money": 148.08, "price_per_chip_hour": 1.2}
+    assert card_data.cost(str(tmp_path)) == ""
+    (tmp_path / "chip_hours.json").write_text(json.dumps(record))
+    kinds = "256 × TPU v5 lite, 64 × TPU v6 lite, in 2 starts"
+    told = f"Training took 123 chip-hours up to step 1,000 ({kinds}), 148.08 at 1.2 each."
+    assert card_data.cost(str(tmp_path)) == told

@@ -151,6 +151,18 @@ def test_a_language_has_its_colour_on_every_page(tmp_path: Path) -> None:
     assert figure["legend"] == [("zh", 2), ("ja", 1)]
 
 
+def test_chip_hours_have_a_tile_with_devices_and_money() -> None:
+    devices = {"count": 256, "kind": "TPU v5 lite"}
+    (tile,) = words._cost({"chip_hours": 1234.56, "money": 1481.472}, devices)
+    assert tile == {
+        "name": "chip-hours",
+        "value": "1\u202f234.6",
+        "note": "256 × TPU v5 lite, 1\u202f481.47 at the price given",
+    }
+    assert words._cost({"chip_hours": 0.0142}, {})[0]["value"] == "0.014"
+    assert words._cost({"loss": 1.0}, devices) == [], "an older record"
+
+
 def test_the_median_of_an_even_number_of_rates() -> None:
     lines = [{"tokens_per_second": rate, "mfu": rate / 1000, "seconds": {"step": 1.0}} for rate in (400, 100, 200, 300)]
     speed, _ = words._speed(lines)
