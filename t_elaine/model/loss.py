@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from t_elaine.model.apart import by_device, in_rows, summed
-from t_elaine.model.placement import constrain
+from t_elaine.model.placement import constrain, gathered
 
 
 def _chunks(x: jax.Array, chunk: int) -> jax.Array:
@@ -84,7 +84,7 @@ def chunked_cross_entropy(x_BTD: jax.Array, w_DV: jax.Array, targets_BT: jax.Arr
 
 def _chunked(x_BTD: jax.Array, w_DV: jax.Array, targets_BT: jax.Array, chunk: int) -> tuple[jax.Array, jax.Array]:
     """Negative log likelihoods and log normalisers, float32 [B,T] each."""
-    w = constrain(w_DV.astype(x_BTD.dtype), None, "vocab")
+    w = gathered(w_DV, x_BTD.dtype, None, "vocab")
 
     @jax.checkpoint
     def body(w: jax.Array, pair: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
@@ -123,7 +123,7 @@ def weighted_nll(
         return forward(x, w)
 
     def run_forward(x: jax.Array, w: jax.Array) -> tuple[Sums, tuple[jax.Array, jax.Array]]:
-        table = constrain(w.astype(x.dtype), None, "vocab")  # gathered once, not for each chunk
+        table = gathered(w, x.dtype, None, "vocab")  # once, not for each chunk
 
         def one(_: None, part: tuple[jax.Array, ...]) -> tuple[None, tuple[jax.Array, ...]]:
             x_PSCD, targets, weights = part

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from t_elaine.model.apart import by_device, summed
-from t_elaine.model.placement import constrain, pieces
+from t_elaine.model.placement import constrain, gathered, pieces
 
 
 def _contract(a: jax.Array, b: jax.Array, a_axes: tuple[int, ...], b_axes: tuple[int, ...]) -> jax.Array:
@@ -65,7 +65,7 @@ linear.defvjp(_linear_forward, _linear_backward)
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def look_up(table_VD: jax.Array, tokens_BT: jax.Array, dtype: str) -> jax.Array:
     """Rows of the table: [B,T,D] in `dtype`. The gradient adds up in float32 on each device."""
-    return jnp.take(constrain(table_VD.astype(dtype), "vocab", None), tokens_BT, axis=0)
+    return jnp.take(gathered(table_VD, dtype, "vocab", None), tokens_BT, axis=0)
 
 
 def _look_up_forward(

@@ -57,6 +57,15 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     return x if placement is None else placement.constrain(x, axes)
 
 
+def gathered(w: jax.Array, dtype: Any, *axes: str | None) -> jax.Array:
+    """A parameter in the compute dtype, laid out by `axes`.
+
+    It is cast before it travels: behind the barrier the compiler cannot gather float32 and cast afterwards.
+    """
+    w = w.astype(dtype)
+    return constrain(jax.lax.optimization_barrier(w) if pieces("embed") > 1 else w, *axes)
+
+
 def per_shard(kernel: Callable[..., Any], in_axes: Sequence[Axes], out_axes: Any) -> Callable[..., Any]:
     """Wrap a kernel that the partitioner cannot split (Pallas): it sees each device's piece; identity without a mesh.
 
