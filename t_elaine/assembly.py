@@ -252,7 +252,7 @@ def watched(run: Run, begun: Begun, settings: Checkpointing) -> int:
 def hung(run: Run, stopped: Callable[[str], None], reason: str) -> None:
     """What the watchdog leaves behind."""
     if run.line is not None:
-        run.line.fail(reason)
+        run.line.fail(reason, stacks=True)
     stopped(reason)
 
 

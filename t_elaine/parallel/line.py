@@ -6,6 +6,7 @@ too long. Process 0 tells the others. It also takes each host's step times, and 
 """
 
 import contextlib
+import faulthandler
 import os
 import sys
 import threading
@@ -55,11 +56,16 @@ class Line:
         self._closing.set()
         self.send({"bye": True})
 
-    def fail(self, reason: str) -> None:
-        """We end with a failure: the others must not wait for us. Those who fail likewise do so in their own words."""
+    def fail(self, reason: str, stacks: bool = False) -> None:
+        """We end with a failure: the others must not wait for us. Those who fail likewise do so in their own words.
+
+        Args:
+            reason: in one sentence.
+            stacks: the others print what all their threads do, since one of them may be what we waited for.
+        """
         self._closing.set()
         time.sleep(TOGETHER)
-        self.send({"failed": reason, "process": self.process})
+        self.send({"failed": reason, "process": self.process, "stacks": stacks})
 
     def await_news(self, seconds: float = 3.0) -> None:
         """Give the news of another's death the time to come, once: it then ends this process in better words."""
@@ -86,9 +92,10 @@ class Line:
             if "bye" in message:
                 self._left.add(peer.process)
             elif "lost" in message:
-                self._end(message["lost"])
+                self._end(message["lost"], bool(message["stacks"]))
             elif "failed" in message:
-                self._end(f"{self.told(int(message['process']))} failed: {message['failed']}")
+                told = f"{self.told(int(message['process']))} failed: {message['failed']}"
+                self._end(told, bool(message["stacks"]))
             elif "alive" not in message:
                 self.on_message(peer.process, message)
 
@@ -96,13 +103,16 @@ class Line:
         if not self._closing.is_set():
             self._end(f"{self.told(process)} {how}")
 
-    def _end(self, what: str) -> None:
+    def _end(self, what: str, stacks: bool = False) -> None:
         """End this process at once, unless it ends already: its main thread may wait in a collective for ever."""
         with self._ending:  # one thread ends us, the others wait for it
             if self._closing.is_set():
                 return
             self._closing.set()
-            self.send({"lost": what})
+            self.send({"lost": what, "stacks": stacks})
+            if stacks:
+                print("the stacks of all threads:", file=sys.stderr, flush=True)
+                faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
             with contextlib.suppress(OSError, UserError):
                 self.on_end(what)
             mend = "look at that host's log; the same command on all hosts goes on from the last checkpoint"

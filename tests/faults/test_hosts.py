@@ -51,12 +51,12 @@ def hosts(**settings: Any) -> str:
 
 
 def test_who_never_came_is_named(stores: list[Path], tmp_path: Path, started: list[jobs.Job]) -> None:
-    gin = jobs.gin_text(tmp_path / "run", stores) + hosts(seconds=15.0, names=("first", "second", "third"))
+    gin = jobs.gin_text(tmp_path / "run", stores) + hosts(seconds=12.0, names=("first", "second", "third"))
     job = jobs.start(tmp_path, gin, processes=3, only=(0, 1))
     started.append(job)
     assert job.wait(90) == [2, 2], job.told()
     for process in (0, 1):
-        assert "1 of 3 processes did not come within 15 s: missing process 2 (third)" in job.output(process)
+        assert "1 of 3 processes did not come within 12 s: missing process 2 (third)" in job.output(process)
     assert not (tmp_path / "run").exists()
 
 
@@ -82,6 +82,7 @@ def test_a_host_with_another_version_or_other_settings_is_named(
         assert "-Schedule.peak = 0.01 | +Schedule.peak = 0.02" in job.output(process)
 
 
+@pytest.mark.slow
 def test_a_run_folder_that_is_not_shared_is_refused(
     stores: list[Path], cache: str, tmp_path: Path, started: list[jobs.Job]
 ) -> None:
@@ -110,7 +111,7 @@ def test_a_dead_host_is_named_the_others_end_and_the_run_goes_on(
     status = json.loads((run_dir / "status.json").read_text())
     assert status["state"] == "stopped" and "is gone (killed, or crashed)" in status["reason"]
     last = layout.complete_steps(run_dir)[-1]
-    assert last >= 4 and verify.faults(str(run_dir / "checkpoints" / str(last))) == []
+    assert last >= 2 and verify.faults(str(run_dir / "checkpoints" / str(last))) == []
     more = {**LONG, "steps": last + 2}
     job = jobs.start(tmp_path, jobs.gin_text(run_dir, stores, compilation_cache=cache, **more))
     started.append(job)
@@ -145,7 +146,9 @@ def test_a_stuck_host_is_ended_by_the_watchdog(
     started.append(job)
     codes = job.wait(180)
     assert 1 in codes and set(codes) <= {1, 2}, job.told()
-    assert "watchdog: no end of data in" in job.output(1) and "most recent call first" in job.output(1)
+    assert "watchdog: no end of" in job.told()
+    for process in (0, 1):  # whoever noticed first, the stacks of both are there
+        assert "the stacks of all threads:" in job.output(process) and "loop.py" in job.output(process)
     status = json.loads((tmp_path / "run" / "status.json").read_text())
     assert status["state"] == "stopped" and "no end of" in status["reason"]
-    assert layout.complete_steps(tmp_path / "run")[-1] == 4
+    assert layout.complete_steps(tmp_path / "run")[-1] >= 2
