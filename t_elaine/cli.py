@@ -156,6 +156,7 @@ def _run(
     extra: dict[str, Any] = {"argv": tuple(arguments), "config_text": reach.text_in_force(command, statements)}
     if command in settings.READS:
         extra["training"] = configured[settings.READS[command]]()
+        extra["config_text"] += reach.text_in_force(settings.READS[command], statements)
     known = inspect.signature(root).parameters
     given = configured[command]() | {name: value for name, value in extra.items() if name in known}
     result = root(**given)

@@ -9,8 +9,10 @@ from t_elaine import cli
 from t_elaine.planned import answered
 from t_elaine.planning import words
 from t_elaine.planning.assumptions import Assumptions
+from t_elaine.planning.search import Search
+from t_elaine.searched import searched
 
-FLAGS = ("topology", "slices", "json", "hlo_out")
+FLAGS = ("topology", "slices", "search", "json", "hlo_out")
 
 
 def plan(
@@ -21,9 +23,13 @@ def plan(
     token_budget: int | None = None,
     assumptions: Assumptions | None = None,
     compile: bool = True,
+    search: bool = False,
+    choices: Search | None = None,
     json: bool = False,
     hlo_out: str = "",
     training: Mapping[str, Any],
+    argv: Sequence[str] = (),
+    config_text: str = "",
 ) -> int:
     """Say what would happen if `train` ran with these gin files on a topology: memory, time, money.
 
@@ -34,11 +40,18 @@ def plan(
         token_budget: tokens of the run; None: Loop.steps x Mixture.batch_tokens.
         assumptions: what estimates rest on beside the compiler's word.
         compile: compile the step; otherwise arithmetic alone answers, in seconds.
+        search: try rows, recomputation, blocks and meshes, and print what is fastest.
+        choices: what the search tries.
         json: print the record as JSON.
         hlo_out: file for the optimised program.
         training: the arguments of `train` that the gin files give.
+        argv: the command's arguments.
+        config_text: settings in force.
     """
-    record = answered(training, topology, slices, groups, token_budget, assumptions or Assumptions(), compile, hlo_out)
+    assumed = assumptions or Assumptions()
+    if search:
+        return searched(training, topology, slices, assumed, choices or Search(), FLAGS, argv, config_text, json)
+    record = answered(training, topology, slices, groups, token_budget, assumed, compile, hlo_out)
     print(jsons.dumps(record, indent=1) if json else words.text(record))
     return 0 if words.fits(record) else 1
 

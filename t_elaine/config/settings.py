@@ -46,6 +46,7 @@ DATACLASSES: tuple[str, ...] = (
     "t_elaine.data.mixture:Phase",
     "t_elaine.data.mixture:Replay",
     "t_elaine.planning.assumptions:Assumptions",
+    "t_elaine.planning.search:Search",
 )
 
 # Functions that make a value: gin name → where it is.

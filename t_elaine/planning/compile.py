@@ -3,10 +3,12 @@
 Reads no costs (`costs`) and judges nothing (`answer`).
 """
 
+import os
 import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -104,9 +106,7 @@ def _dumped(folder: str, ending: str) -> str:
 
 def versions(step_options: Mapping[str, str]) -> dict[str, str]:
     """What a compiled answer depends on besides the settings and the code."""
-    from importlib import metadata
-
-    named = {}
+    named = {name: os.environ.get(name, "") for name in ("LIBTPU_INIT_ARGS", "XLA_FLAGS", "TPU_LIBRARY_PATH")}
     for package in ("jax", "jaxlib", "libtpu"):
         try:
             named[package] = metadata.version(package)
