@@ -17,10 +17,12 @@ from jax.ad_checkpoint import checkpoint_name
 
 from t_elaine.model import attention, context, heads_tpu, rope
 from t_elaine.model.config import OFFLOAD, SAVEABLE, ComputeConfig, LlamaConfig
-from t_elaine.model.ops import gated, linear, look_up, rms_norm, unstack
+from t_elaine.model.ops import gated_linear, linear, look_up, normed_linears, rms_norm, unstack
 from t_elaine.model.placement import constrain, pieces
 
 Params = dict[str, Any]
+# (weights, their axes) → the normed residual stream times each of them.
+Normed = Callable[[tuple[jax.Array, ...], tuple[tuple[str, str], ...]], tuple[jax.Array, ...]]
 
 
 class Parameter(NamedTuple):
@@ -95,6 +97,10 @@ def init(config: LlamaConfig, key: jax.Array) -> Params:
     return _tree(config, leaf)
 
 
+def _normed(x_BTD: jax.Array, scale_D: jax.Array, eps: float) -> Normed:
+    return lambda weights, axes: normed_linears(x_BTD, scale_D, weights, axes, eps)
+
+
 def _stored(w: jax.Array, *shape: int) -> jax.Array:
     """A weight as a matrix, still in pieces; behind the barrier no reshape moves past the gather.
 
@@ -104,41 +110,44 @@ def _stored(w: jax.Array, *shape: int) -> jax.Array:
     return jax.lax.optimization_barrier(w) if pieces("embed") > 1 else w
 
 
-def _heads(w: Params, x: jax.Array, cos: jax.Array, sin: jax.Array, compute: ComputeConfig) -> tuple[jax.Array, ...]:
+def _heads(w: Params, normed: Normed, cos: jax.Array, sin: jax.Array, compute: ComputeConfig) -> tuple[jax.Array, ...]:
     """Queries and keys, turned, and values: [B,T,N,h] each."""
     (D, H, h), K = w["q"].shape, w["k"].shape[1]
     if compute.attention == "flash_tpu" and heads_tpu.possible(h):
         together = jnp.concatenate([w[name].reshape(D, -1) for name in "qkv"], axis=1)
-        y = linear(x, _stored(together, D, -1), ("embed", "q_heads"))
+        (y,) = normed((_stored(together, D, -1),), (("embed", "q_heads"),))
         if "q_bias" in w:
             y = y + jnp.concatenate([w[f"{name}_bias"].reshape(-1) for name in "qkv"])[None, None]
         return heads_tpu.turned(y, cos, sin, H, K)
+    axes = ("q_heads", "kv_heads", "kv_heads")
+    projected = normed(tuple(_stored(w[name], D, -1) for name in "qkv"), tuple(("embed", axis) for axis in axes))
 
-    def project(name: str, axis: str) -> jax.Array:
-        heads = w[name].shape[1]
-        y = linear(x, _stored(w[name], D, heads * h), ("embed", axis)).reshape(*x.shape[:2], heads, h)
+    def by_head(name: str, axis: str, y: jax.Array) -> jax.Array:
+        y = y.reshape(*y.shape[:2], -1, h)
         if f"{name}_bias" in w:
             y = y + w[f"{name}_bias"][None, None]
         return constrain(y, "batch", "sequence", axis, "head_dim")
 
-    q, k = rope.rotate(project("q", "q_heads"), cos, sin), rope.rotate(project("k", "kv_heads"), cos, sin)
-    return q, k, project("v", "kv_heads")
+    q, k, v = map(by_head, "qkv", axes, projected)
+    return rope.rotate(q, cos, sin), rope.rotate(k, cos, sin), v
 
 
 def _attention(
-    w: Params, x: jax.Array, cos: jax.Array, sin: jax.Array, segments: jax.Array, compute: ComputeConfig
+    w: Params, normed: Normed, cos: jax.Array, sin: jax.Array, segments: jax.Array, compute: ComputeConfig
 ) -> jax.Array:
-    turned = _heads(w, x, cos, sin, compute)
+    turned = _heads(w, normed, cos, sin, compute)
     q, k, v = (checkpoint_name(y, name) for y, name in zip(turned, "qkv", strict=True))
     out = attention.attend(q, k, v, segments, compute)
-    return linear(out.reshape(*out.shape[:2], -1), _stored(w["o"], -1, x.shape[-1]), ("q_heads", "embed"))
+    return linear(out.reshape(*out.shape[:2], -1), _stored(w["o"], -1, w["o"].shape[-1]), ("q_heads", "embed"))
 
 
-def _mlp(w: Params, x: jax.Array) -> jax.Array:
-    gate, up = (linear(x, _stored(w[name], *w[name].shape), ("embed", "mlp")) for name in ("gate", "up"))
-    gate = checkpoint_name(constrain(gate, "batch", "sequence", "mlp"), "gate")
-    up = checkpoint_name(constrain(up, "batch", "sequence", "mlp"), "up")
-    return linear(gated(gate, up), _stored(w["down"], *w["down"].shape), ("mlp", "embed"))
+def _mlp(w: Params, normed: Normed) -> jax.Array:
+    wide = normed(tuple(_stored(w[name], *w[name].shape) for name in ("gate", "up")), (("embed", "mlp"),) * 2)
+    gate, up = (
+        checkpoint_name(constrain(y, "batch", "sequence", "mlp"), name)
+        for y, name in zip(wide, ("gate", "up"), strict=True)
+    )
+    return gated_linear(gate, up, _stored(w["down"], *w["down"].shape), ("mlp", "embed"))
 
 
 def _layer(
@@ -148,10 +157,10 @@ def _layer(
 
     def layer(x_BTD: jax.Array, w: Params) -> tuple[jax.Array, None]:
         matrices = jax.tree.map(lambda leaf: leaf.astype(dtype), {"attention": w["attention"], "mlp": w["mlp"]})
-        normed = rms_norm(x_BTD, w["attention_norm"]["scale"], config.norm_eps)
+        normed = _normed(x_BTD, w["attention_norm"]["scale"], config.norm_eps)
         x_BTD = x_BTD + _attention(matrices["attention"], normed, cos, sin, segments, compute)
         x_BTD = checkpoint_name(constrain(x_BTD, "batch", "sequence", None), "middle")
-        normed = rms_norm(x_BTD, w["mlp_norm"]["scale"], config.norm_eps)
+        normed = _normed(x_BTD, w["mlp_norm"]["scale"], config.norm_eps)
         x_BTD = x_BTD + _mlp(matrices["mlp"], normed)
         return constrain(x_BTD, "batch", "sequence", None), None
 

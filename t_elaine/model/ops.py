@@ -1,7 +1,8 @@
-"""The pieces of a layer whose gradients are written out by hand: matmul, RMSNorm, gated unit, stacks of layers.
+"""The pieces of a layer whose gradients are written out by hand: matmuls, RMSNorm, gated unit, look-up, stacks.
 
-By hand, because the automatic gradients save more than is needed and order their matmuls so that a CPU transposes the
-large operand. Results are the textbook ones; the tests compare them with automatic differentiation.
+By hand, for three reasons. Automatic gradients save more than is needed; they order matmuls so that a CPU transposes
+the large operand; and between devices the order of gathers, matmuls and sums decides what is hidden behind what
+(`_weight_gradient`). Results are the textbook ones; the tests compare them with automatic differentiation.
 """
 
 from functools import partial
@@ -13,13 +14,50 @@ import jax.numpy as jnp
 from t_elaine.model.apart import by_device, summed
 from t_elaine.model.placement import constrain, gathered, pieces
 
+Axes = tuple[str, str]
+
 
 def _contract(a: jax.Array, b: jax.Array, a_axes: tuple[int, ...], b_axes: tuple[int, ...]) -> jax.Array:
     return jax.lax.dot_general(a, b, ((a_axes, b_axes), ((), ())))
 
 
+def _gathered(w_DF: jax.Array, axes: Axes) -> jax.Array:
+    return constrain(w_DF, *(None if axis == "embed" else axis for axis in axes))
+
+
+def _apart() -> bool:
+    """Whether tokens lie on several devices, so that weights' gradients are sums over devices."""
+    return pieces("batch") * pieces("sequence") > 1
+
+
+def _weight_gradient(
+    x_BTD: jax.Array, dy_BTF: jax.Array, w_DF: jax.Array, axes: Axes
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The gradient dw [D,F], and dy and w again: compute dx from those, and `_tie` it to dw.
+
+    Barriers set this order, one collective behind each matmul: w's pieces are gathered during the matmul for dw, dw is
+    summed over the devices during the one for dx. Left alone, the TPU compiler keeps all sums for the end of a layer,
+    where nothing hides them.
+    """
+    if _apart():
+        w_DF, dy_BTF = jax.lax.optimization_barrier((w_DF, dy_BTF))
+        inside = (None if axis == "embed" else axis for axis in axes)
+        dw = jax.lax.dot_general(by_device(x_BTD), by_device(dy_BTF), (((2,), (2,)), ((0, 1), (0, 1))))
+        dw, dy_BTF = jax.lax.optimization_barrier((constrain(dw, "batch", "sequence", *inside), dy_BTF))
+        return summed(dw, w_DF.dtype, *axes), dy_BTF, w_DF
+    if x_BTD.shape[2] <= dy_BTF.shape[2]:
+        return _contract(x_BTD, dy_BTF, (0, 1), (0, 1)), dy_BTF, w_DF
+    # The narrower operand first: a CPU transposes the first one in memory.
+    return _contract(dy_BTF, x_BTD, (0, 1), (0, 1)).T, dy_BTF, w_DF
+
+
+def _tie(results: Any) -> Any:
+    """What follows needs all of `results`: no sum of a weight's gradient slips past the matmul that hides it."""
+    return jax.lax.optimization_barrier(results) if _apart() else results
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
-def linear(x_BTD: jax.Array, w_DF: jax.Array, axes: tuple[str, str]) -> jax.Array:
+def linear(x_BTD: jax.Array, w_DF: jax.Array, axes: Axes) -> jax.Array:
     """[B,T,F]; the dtype is theirs.
 
     Args:
@@ -30,36 +68,136 @@ def linear(x_BTD: jax.Array, w_DF: jax.Array, axes: tuple[str, str]) -> jax.Arra
     return _contract(x_BTD, _gathered(w_DF, axes), (2,), (0,))
 
 
-def _gathered(w_DF: jax.Array, axes: tuple[str, str]) -> jax.Array:
-    return constrain(w_DF, *(None if axis == "embed" else axis for axis in axes))
-
-
-def _linear_forward(
-    x_BTD: jax.Array, w_DF: jax.Array, axes: tuple[str, str]
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+def _linear_forward(x_BTD: jax.Array, w_DF: jax.Array, axes: Axes) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     return linear(x_BTD, w_DF, axes), (x_BTD, w_DF)
 
 
 def _linear_backward(
-    axes: tuple[str, str], residuals: tuple[jax.Array, jax.Array], dy_BTF: jax.Array
+    axes: Axes, residuals: tuple[jax.Array, jax.Array], dy_BTF: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    x_BTD, w_DF = residuals
-    dw_DF: jax.Array
-    if pieces("batch") * pieces("sequence") > 1:
-        inside = (None if axis == "embed" else axis for axis in axes)
-        dw = jax.lax.dot_general(by_device(x_BTD), by_device(dy_BTF), (((2,), (2,)), ((0, 1), (0, 1))))
-        # The weight's gradient first: summing it over the devices is then hidden behind the matmul for dx.
-        dw, dy_BTF = jax.lax.optimization_barrier((constrain(dw, "batch", "sequence", *inside), dy_BTF))
-        dw_DF = summed(dw, w_DF.dtype, *axes)
-    elif x_BTD.shape[2] <= dy_BTF.shape[2]:
-        dw_DF = _contract(x_BTD, dy_BTF, (0, 1), (0, 1))
-    else:
-        # The narrower operand first: a CPU transposes the first one in memory.
-        dw_DF = _contract(dy_BTF, x_BTD, (0, 1), (0, 1)).T
-    return _contract(dy_BTF, _gathered(w_DF, axes), (2,), (1,)), dw_DF
+    dw, dy, w = _weight_gradient(residuals[0], dy_BTF, residuals[1], axes)
+    dx, dw = _tie((_contract(dy, _gathered(w, axes), (2,), (1,)), dw))
+    return dx, dw
 
 
 linear.defvjp(_linear_forward, _linear_backward)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def normed_linears(
+    x_BTD: jax.Array, scale_D: jax.Array, weights: tuple[jax.Array, ...], axes: tuple[Axes, ...], eps: float
+) -> tuple[jax.Array, ...]:
+    """`linear` of `rms_norm(x)` with each weight; one operation, so that dx's norm joins the last matmul's output."""
+    y = rms_norm(x_BTD, scale_D, eps)
+    return tuple(linear(y, w, each) for w, each in zip(weights, axes, strict=True))
+
+
+def _normed_forward(
+    x_BTD: jax.Array, scale_D: jax.Array, weights: tuple[jax.Array, ...], axes: tuple[Axes, ...], eps: float
+) -> tuple[tuple[jax.Array, ...], tuple[Any, ...]]:
+    y, kept = _norm_forward(x_BTD, scale_D, eps)
+    return tuple(linear(y, w, each) for w, each in zip(weights, axes, strict=True)), (y, kept, weights)
+
+
+def _normed_backward(
+    axes: tuple[Axes, ...], eps: float, residuals: tuple[Any, ...], dys: tuple[jax.Array, ...]
+) -> tuple[jax.Array, jax.Array, tuple[jax.Array, ...]]:
+    y, kept, weights = residuals
+    dys_by_weight: list[jax.Array] = []
+    dws: list[jax.Array] = []
+    for w, out, each in zip(weights, dys, axes, strict=True):
+        if dws:
+            out, dys_by_weight[-1], dws[-1] = _tie((out, dys_by_weight[-1], dws[-1]))
+        dw, out, w = _weight_gradient(y, out, w, each)
+        dys_by_weight.append(_contract(out, _gathered(w, each), (2,), (1,)))
+        dws.append(dw)
+    dx, product_BTD = _norm_products(kept, sum(dys_by_weight[1:], dys_by_weight[0]))
+    dx, apart, dws = _tie((dx, jnp.sum(by_device(product_BTD), axis=2), dws))
+    scale_D = kept[1]
+    return dx, summed(apart, jnp.dtype("float32"), "norm").astype(scale_D.dtype), tuple(dws)
+
+
+normed_linears.defvjp(_normed_forward, _normed_backward)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def gated_linear(gate: jax.Array, up: jax.Array, w_FD: jax.Array, axes: Axes) -> jax.Array:
+    """`linear` of `gated(gate, up)`; one operation, so that the gate's gradient joins the matmul before it."""
+    return linear(gated(gate, up), w_FD, axes)
+
+
+def _gated_linear_forward(
+    gate: jax.Array, up: jax.Array, w_FD: jax.Array, axes: Axes
+) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    x = gated(gate, up)
+    return linear(x, w_FD, axes), (gate, up, x, w_FD)
+
+
+def _gated_linear_backward(
+    axes: Axes, residuals: tuple[jax.Array, ...], dy: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    gate, up, x, w = residuals
+    dw, dy, w = _weight_gradient(x, dy, w, axes)
+    dgate, dup = _gated_backward((gate, up), _contract(dy, _gathered(w, axes), (2,), (1,)))
+    dgate, dup, dw = _tie((dgate, dup, dw))
+    return dgate, dup, dw
+
+
+gated_linear.defvjp(_gated_linear_forward, _gated_linear_backward)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def rms_norm(x_BTD: jax.Array, scale_D: jax.Array, eps: float) -> jax.Array:
+    """RMSNorm (Zhang and Sennrich 2019, arXiv 1910.07467): computed in float32, result in x's dtype."""
+    return _norm_forward(x_BTD, scale_D, eps)[0]
+
+
+def _norm_forward(
+    x_BTD: jax.Array, scale_D: jax.Array, eps: float
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array]]:
+    x = x_BTD.astype(jnp.float32)
+    inverse = jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + eps)
+    y = x * inverse * scale_D.astype(jnp.float32)[None, None, :]
+    return y.astype(x_BTD.dtype), (x_BTD, scale_D, inverse)
+
+
+def _norm_products(residuals: tuple[jax.Array, jax.Array, jax.Array], dy_BTD: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """dx, and the float32 [B,T,D] whose sum over tokens is the scale's gradient."""
+    x_BTD, scale_D, inverse = residuals
+    x, dy = x_BTD.astype(jnp.float32) * inverse, dy_BTD.astype(jnp.float32)
+    dn = dy * scale_D.astype(jnp.float32)[None, None, :]
+    dx = (dn - x * jnp.mean(dn * x, axis=-1, keepdims=True)) * inverse
+    return dx.astype(x_BTD.dtype), dy * x
+
+
+def _norm_backward(
+    eps: float, residuals: tuple[jax.Array, jax.Array, jax.Array], dy_BTD: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    dx, product_BTD = _norm_products(residuals, dy_BTD)
+    return dx, jnp.sum(product_BTD, axis=(0, 1)).astype(residuals[1].dtype)
+
+
+rms_norm.defvjp(_norm_forward, _norm_backward)
+
+
+@jax.custom_vjp
+def gated(gate: jax.Array, up: jax.Array) -> jax.Array:
+    """SwiGLU's product (Shazeer 2020, arXiv 2002.05202): silu(gate) * up, any shape; saves only its inputs."""
+    return jax.nn.silu(gate) * up
+
+
+def _gated_forward(gate: jax.Array, up: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return gated(gate, up), (gate, up)
+
+
+def _gated_backward(residuals: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+    gate, up = residuals
+    sigmoid = jax.nn.sigmoid(gate)
+    silu = gate * sigmoid
+    return dy * up * (sigmoid + silu * (1 - sigmoid)), dy * silu
+
+
+gated.defvjp(_gated_forward, _gated_backward)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -84,55 +222,6 @@ def _look_up_backward(dtype: str, residuals: tuple[jax.Array, jax.Array], dx_BTD
 
 
 look_up.defvjp(_look_up_forward, _look_up_backward)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def rms_norm(x_BTD: jax.Array, scale_D: jax.Array, eps: float) -> jax.Array:
-    """RMSNorm (Zhang and Sennrich 2019, arXiv 1910.07467): computed in float32, result in x's dtype."""
-    return _norm_forward(x_BTD, scale_D, eps)[0]
-
-
-def _norm_forward(
-    x_BTD: jax.Array, scale_D: jax.Array, eps: float
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array]]:
-    x = x_BTD.astype(jnp.float32)
-    inverse = jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + eps)
-    y = x * inverse * scale_D.astype(jnp.float32)[None, None, :]
-    return y.astype(x_BTD.dtype), (x_BTD, scale_D, inverse)
-
-
-def _norm_backward(
-    eps: float, residuals: tuple[jax.Array, jax.Array, jax.Array], dy_BTD: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    x_BTD, scale_D, inverse = residuals
-    x, dy = x_BTD.astype(jnp.float32) * inverse, dy_BTD.astype(jnp.float32)
-    dn = dy * scale_D.astype(jnp.float32)[None, None, :]
-    dx = (dn - x * jnp.mean(dn * x, axis=-1, keepdims=True)) * inverse
-    dscale = jnp.sum(dy * x, axis=(0, 1))
-    return dx.astype(x_BTD.dtype), dscale.astype(scale_D.dtype)
-
-
-rms_norm.defvjp(_norm_forward, _norm_backward)
-
-
-@jax.custom_vjp
-def gated(gate: jax.Array, up: jax.Array) -> jax.Array:
-    """SwiGLU's product (Shazeer 2020, arXiv 2002.05202): silu(gate) * up, any shape; saves only its inputs."""
-    return jax.nn.silu(gate) * up
-
-
-def _gated_forward(gate: jax.Array, up: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return gated(gate, up), (gate, up)
-
-
-def _gated_backward(residuals: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array, jax.Array]:
-    gate, up = residuals
-    sigmoid = jax.nn.sigmoid(gate)
-    silu = gate * sigmoid
-    return dy * up * (sigmoid + silu * (1 - sigmoid)), dy * silu
-
-
-gated.defvjp(_gated_forward, _gated_backward)
 
 
 @jax.custom_vjp
