@@ -191,7 +191,8 @@ class Checkpoints:
         wait_for_writers()
         there = layout.complete_steps(self._run_dir)
         kept = f"checkpoint {there[-1]} is intact" if there else "no earlier checkpoint exists"
-        for name in paths.listing(layout.checkpoints_dir(self._run_dir)):
+        names = paths.listing(layout.checkpoints_dir(self._run_dir)) if jax.process_index() == 0 else []
+        for name in names:
             if name == str(step) or name.startswith(f"{step}.orbax-checkpoint-tmp"):
                 remove(paths.join(layout.checkpoints_dir(self._run_dir), name))
         if disk_full(error):

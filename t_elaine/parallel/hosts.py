@@ -103,7 +103,8 @@ def together(hosts: Hosts, same: Mapping[str, str], config: str) -> Iterator[Lin
         _fail(line, error.what, 2)
         raise
     except BaseException as error:
-        line.await_news()  # a collective fails when a peer dies
+        if isinstance(error, Exception):
+            line.await_news()  # a collective fails when a peer dies
         _fail(line, repr(error)[:500], 1)
         raise
     line.leave()

@@ -112,3 +112,12 @@ def test_sigterm_to_one_of_two_saves_the_same_step_on_both(runs: Runs) -> None:
     assert status["state"] == "preempted" and layout.complete_steps(run_dir) == [status["step"]]
     assert tiny_runs.lines(run_dir)[-1]["step"] == status["step"]
     assert verify.faults(str(run_dir / "checkpoints" / str(status["step"]))) == []
+
+
+@pytest.mark.slow
+def test_chip_hours_end_both_at_the_same_step(runs: Runs) -> None:
+    job = runs.start("hours", 2, steps=100_000, every=100_000, evaluate_every=0, max_chip_hours=1e-9)
+    assert job.wait() == [0, 0] and "chip hours at step 10 of" in job.output(0), job.told()
+    status = json.loads((runs.folder / "hours" / "status.json").read_text())
+    assert (status["state"], status["step"]) == ("stopped", 10)
+    assert layout.complete_steps(runs.folder / "hours") == [10]
