@@ -20,6 +20,7 @@ KEPT = {
     "export": "nothing was left behind, an older export is as it was; give the same command again",
     "evaluate": "scores of finished models are kept; the same command goes on",
     "sweep": "finished runs are kept, the others were told to save; the same command goes on",
+    "plan": "trials of a search that are finished are kept; the same command goes on",
     "train": "checkpoints written by then are kept; the same command goes on from the last, or begins anew without one",
 }
 

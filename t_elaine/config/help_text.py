@@ -40,6 +40,7 @@ def command_help(command: str, flags: Sequence[str], positional: str) -> str:
         f"  {'--gin.NAME=VALUE':28} one binding; strings in quotes: --gin.RUN_DIR=\"'runs/one'\"",
         f"  {'--module=':28} Python module with tasks of your own, repeatable",
         f"  {'--help':28} this page",
+        *([f"it reads the settings of {settings.READS[command]} too"] if command in settings.READS else []),
         "",
         "settings (gin):",
     ]

@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+from t_elaine.errors import UserError
 from t_elaine.model.capability import KERNELS
 from t_elaine.model.config import SAVEABLE
 from t_elaine.planning.question import Question
@@ -79,15 +80,20 @@ def more_rows(question: Question, free: float) -> bool:
 def too_large(question: Question, over: float) -> list[str]:
     """What makes a step fit that is too large by `over` bytes, in the order of how little it costs."""
     now = question.needs().total
-    told = []
-    for setting, smaller in ways(question):
-        saves = now - smaller.needs().total
+    told, anything = [], False
+    for steps in ways(question):
+        tried = [(setting, now - _total(smaller)) for setting, smaller in steps]
+        enough = [pair for pair in tried if pair[1] >= over]
+        setting, saves = (enough or tried)[0 if enough else -1]
+        fits = "fits then" if enough else f"{(over - saves) / GIB:.1f} GiB too much even then"
         if saves > 0.01 * now:
-            fits = "fits then" if saves >= over else f"{(over - saves) / GIB:.1f} GiB too much even then"
             told.append(f"{setting}: about {saves / GIB:.1f} GiB less, {fits}")
+        anything = anything or bool(enough)
     if found := more_chips(question, over):
         told.append(found)
-    return told or ["a smaller model, or shorter rows (Mixture.sequence_length)"]
+    elif not anything:
+        told.append("several of these together, or shorter rows (Mixture.sequence_length)")
+    return told
 
 
 def more_chips(question: Question, over: float) -> str:
@@ -96,37 +102,58 @@ def more_chips(question: Question, over: float) -> str:
     A, B, T = question.shape
     for times in (2, 4, 8, 16, 32, 64, 128, 256):
         mesh = {**question.mesh, "fsdp": times * question.mesh["fsdp"]}
-        if now - dataclasses.replace(question, mesh=mesh, shape=(A, times * B, T)).needs().total >= over:
+        if now - _total(dataclasses.replace(question, mesh=mesh, shape=(A, times * B, T))) >= over:
             count = times * topology.chips // topology.slices
             shape = next((s for s in topology.chip.shapes if math.prod(map(int, s.split("x"))) == count), str(count))
             return f"more chips along MeshConfig.fsdp: plan.topology = '{topology.family}:{shape}' fits"
     return ""
 
 
-def ways(question: Question) -> Iterator[tuple[str, Question]]:
-    """(setting, the question with it) for everything that takes less memory."""
-    compute = question.compute
+def _total(question: Question) -> float:
+    """Bytes on one device; infinite where the model does not divide so."""
+    try:
+        return question.needs().total
+    except UserError:
+        return math.inf
+
+
+def ways(question: Question) -> Iterator[list[tuple[str, Question]]]:
+    """For everything that takes less memory, its degrees: (setting, the question with it), the mildest first."""
+    compute, (A, B, T) = question.compute, question.shape
     if compute.attention == "reference" and (kernel := _kernel(question)):
-        yield f"ComputeConfig.attention = {kernel!r}", question.but(attention=kernel)
-    if question.rows > 1 and question.rows % 2 == 0:
-        A, B, T = question.shape
-        half = dataclasses.replace(question, shape=(2 * A, B // 2, T))
-        yield f"train.rows_per_device = {question.rows // 2}", half
-    if compute.loss_chunk > 256:
-        chunk = compute.loss_chunk // 4 if compute.loss_chunk >= 1024 else 256
-        yield f"ComputeConfig.loss_chunk = {chunk}", question.but(loss_chunk=chunk)
+        yield [(f"ComputeConfig.attention = {kernel!r}", question.but(attention=kernel))]
+    halves = [n for n in (2, 4, 8, 16, 32) if question.rows % n == 0]
+    if halves:
+        fewer = {n: dataclasses.replace(question, shape=(n * A, B // n, T)) for n in halves}
+        yield [(f"train.rows_per_device = {question.rows // n}", smaller) for n, smaller in fewer.items()]
+    chunks = [c for c in (1024, 512, 256) if c < compute.loss_chunk]
+    if chunks:
+        yield [(f"ComputeConfig.loss_chunk = {c}", question.but(loss_chunk=c)) for c in chunks]
+    saved = [compute.saved[:n] for n in range(len(compute.saved) - 1, 0, -1)]
     if compute.remat in ("none", "minimal"):
-        usual = question.but(remat="names", saved=USUAL)
-        yield f"ComputeConfig.remat = 'names' with ComputeConfig.saved = {USUAL!r}", usual
+        saved = [USUAL]
+    named = [
+        (f"ComputeConfig.saved = {names!r}, remat 'names'", question.but(remat="names", saved=names)) for names in saved
+    ]
     if compute.remat != "full":
-        yield "ComputeConfig.remat = 'full' (and no ComputeConfig.saved)", question.but(remat="full", saved=())
-    mesh = question.mesh
-    if mesh["fsdp"] % 2 == 0:
-        context = {**mesh, "fsdp": mesh["fsdp"] // 2, "context": 2 * mesh["context"]}
-        A, B, T = question.shape
-        if B % 2 == 0 and T % (2 * mesh["context"]) == 0:
-            pieces = dataclasses.replace(question, mesh=context, shape=(2 * A, B // 2, T))
-            yield f"rows in pieces: MeshConfig.context = {2 * mesh['context']}", pieces
+        yield [*named, ("ComputeConfig.remat = 'full' (nothing saved)", question.but(remat="full", saved=()))]
+    cuts = [
+        n
+        for n in (2, 4, 8)
+        if question.mesh["fsdp"] % n == 0 and B % n == 0 and T % (n * question.mesh["context"]) == 0
+    ]
+    if cuts:
+        yield [
+            (f"rows in pieces: MeshConfig.context = {n * question.mesh['context']}", _in_pieces(question, n))
+            for n in cuts
+        ]
+
+
+def _in_pieces(question: Question, n: int) -> Question:
+    """Each row on n times as many devices; accumulation makes up for the rows that go at a time."""
+    mesh, (A, B, T) = question.mesh, question.shape
+    cut = {**mesh, "fsdp": mesh["fsdp"] // n, "context": n * mesh["context"]}
+    return dataclasses.replace(question, mesh=cut, shape=(n * A, B // n, T))
 
 
 def _kernel(question: Question) -> str:

@@ -1,7 +1,7 @@
 """Everything an estimate rests on that neither the compiler nor the shapes say, in one settable place."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from t_elaine.planning.chips import Chip
 
@@ -44,7 +44,7 @@ class Assumptions:
     collective_latency: float = 0.0
     attention_share_forward: float | None = None
     attention_share_backward: float | None = None
-    kernel_shares: Mapping[str, float] = field(default_factory=dict)
+    kernel_shares: Mapping[str, float] | None = None
     attention_names: str = "splash|flash|attention|mha"
     attention_block: int = 0
     causal_share: float | None = None

@@ -6,7 +6,8 @@ Reads no costs (`costs`) and judges nothing (`answer`).
 import os
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -66,7 +67,7 @@ def compile_step(step: Step, model: LlamaConfig, shape: tuple[int, int, int]) ->
     """
     begun = time.perf_counter()
     lowered = step.run.lower(step.state_shapes, batch_shapes(*shape, step.batch_sharding))
-    with tempfile.TemporaryDirectory(prefix="t-elaine-plan-") as folder:
+    with tempfile.TemporaryDirectory(prefix="t-elaine-plan-") as folder, _compiled_anew():
         try:
             done = lowered.compile(compiler_options={"xla_dump_to": folder})
         except jax.errors.JaxRuntimeError as error:
@@ -84,6 +85,18 @@ def compile_step(step: Step, model: LlamaConfig, shape: tuple[int, int, int]) ->
             lives=_dumped(folder, LIVES),
             seconds=time.perf_counter() - begun,
         )
+
+
+@contextmanager
+def _compiled_anew() -> Iterator[None]:
+    """A program taken from JAX's cache would come without its dump."""
+    config: Any = jax.config
+    before = config.jax_enable_compilation_cache
+    jax.config.update("jax_enable_compilation_cache", False)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_compilation_cache", before)
 
 
 def _refused(error: jax.errors.JaxRuntimeError, seconds: float) -> TooLarge:

@@ -64,7 +64,7 @@ def attention(kernel: Instruction, rates: Rates) -> Attention | None:
     causal, blocks = _executed(kernel, called, rates, queries, keys)
     flops = 2.0 * heads * queries * keys * head_dim * matmuls * causal
     share = rates.attention_forward if direction == "forward" else rates.attention_backward
-    for pattern, own in assumed.kernel_shares.items():
+    for pattern, own in (assumed.kernel_shares or {}).items():
         share = own if re.search(pattern, called) else share
     return Attention(
         name=kernel.name,

@@ -82,8 +82,7 @@ def read(name: str, slices: int = 1) -> Topology:
 
 def _by_count(family: str, chip: Chip, count: int) -> str:
     chips = count // 2 if family in CORES else count
-    by_chips = {math.prod(map(int, shape.split("x"))): shape for shape in chip.shapes}
-    return by_chips.get(chips, "")
+    return next((shape for shape in chip.shapes if math.prod(map(int, shape.split("x"))) == chips), "")
 
 
 def names() -> str:
