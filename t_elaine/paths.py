@@ -4,9 +4,12 @@ Local paths are plain strings or `pathlib.Path`; anything with a scheme (`gs://â
 Nothing here imports TensorFlow.
 """
 
+import atexit
 import os
 import re
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,8 +38,12 @@ def join(path: PathLike, *parts: str) -> str:
 
 
 def filesystem(path: PathLike) -> Any:
-    """The fsspec file system that `path` lies in."""
-    return fsspec.core.url_to_fs(os.fspath(path))[0]
+    """The fsspec file system that `path` lies in; UserError if there is none for such an address."""
+    try:
+        return fsspec.core.url_to_fs(os.fspath(path))[0]
+    except (ValueError, ImportError) as error:
+        mend = "give a local path or gs://BUCKET/PATH"
+        raise UserError(f"no such kind of address is known: {error}", os.fspath(path), mend) from error
 
 
 def store_errors() -> tuple[type[BaseException], ...]:
@@ -198,6 +205,29 @@ def remove(path: PathLike) -> None:
             filesystem(path).rm_file(os.fspath(path))
     else:
         os.unlink(path)
+
+
+def brought_here(path: PathLike) -> str:
+    """A local file or folder as it is; a remote one as a copy that vanishes with this process.
+
+    Raises:
+        FileNotFoundError: nothing lies there.
+    """
+    text = os.fspath(path)
+    if not is_remote(text):
+        return text
+    to = tempfile.mkdtemp(prefix="t-elaine-copy-")
+    atexit.register(shutil.rmtree, to, ignore_errors=True)
+    with answering(text):
+        fs = filesystem(text)
+        root = fs._strip_protocol(text).rstrip("/")
+        if not (names := fs.find(root)):
+            raise FileNotFoundError(text)
+        for name in names:
+            target = os.path.join(to, name[len(root) + 1 :] or os.path.basename(root))
+            os.makedirs(os.path.dirname(target), exist_ok=True)
+            fs.get_file(name, target)
+    return to if names != [root] else os.path.join(to, os.path.basename(root))
 
 
 def clear_half_written(folder: PathLike) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from t_elaine import paths
 from t_elaine.data import llama3
 from t_elaine.data.byte_level import byte_characters, fast_encoder, missing_bytes
 from t_elaine.errors import UserError
@@ -111,7 +112,7 @@ def load_vocabulary(path: str | os.PathLike[str]) -> Vocabulary:
     Raises:
         UserError: no such file, a kind that is not known, or a damaged file.
     """
-    file = _find(Path(path))
+    file = _find(_here(path))
     content = file.read_bytes()
     if not content:
         raise UserError("the vocabulary file is empty", str(file), "copy it again")
@@ -131,6 +132,18 @@ def save_vocabulary(vocabulary: Vocabulary, folder: Path) -> None:
     np.save(folder / "byte_lengths.npy", vocabulary.byte_lengths(), allow_pickle=False)
     text = json.dumps(vocabulary.describe(), indent=1)
     (folder / "vocabulary.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _here(path: str | os.PathLike[str]) -> Path:
+    """A path on this machine: what lies in an object store is copied, of a run folder its vocabulary alone."""
+    if not paths.is_remote(path):
+        return Path(path)
+    inside = paths.join(path, "vocabulary")
+    try:
+        return Path(paths.brought_here(inside if paths.is_folder(inside) else path))
+    except FileNotFoundError as error:
+        mend = "check the path; a model's folder is made by import_hf"
+        raise UserError("there is no such vocabulary", os.fspath(path), mend) from error
 
 
 def _find(path: Path) -> Path:

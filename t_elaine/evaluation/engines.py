@@ -73,8 +73,8 @@ def open_model(path: str) -> Model:
         UserError: nothing there that can be judged, its vocabulary is not the one that it was trained with, or an
             export's weights are not those that its proof.json names.
     """
-    if not paths.is_remote(path) and (Path(path) / "config.json").is_file():
-        return _open_hf(Path(path))
+    if paths.exists(paths.join(path, "config.json")):
+        return replace(_open_hf(Path(paths.brought_here(path))), path=path)
     run_dir, step = reading.resolve(path)
     meta, folder = reading.read_meta(run_dir, step), layout.step_dir(run_dir, step)
     vocabulary = load_vocabulary(paths.join(run_dir, "vocabulary"))

@@ -5,7 +5,9 @@ After a resume each step has one line: lines past the restored step are cut off 
 
 import json
 import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -98,14 +100,19 @@ def hidden(module: str) -> Iterator[None]:
 
 
 class TensorBoard:
-    """TensorBoard event files in RUN_DIR/tensorboard, a scalar for each number of a record."""
+    """TensorBoard event files in RUN_DIR/tensorboard, a scalar for each number of a record.
+
+    On an object store, where nothing can be appended to, they are written here and go up whole at each flush.
+    """
 
     def __init__(self, run_dir: str, last_step: int) -> None:
         """Open; readers are told to forget what an earlier process wrote after `last_step`."""
         with hidden("torch"):  # tensorboardX imports PyTorch where it finds it: seconds and memory for nothing
             from tensorboardX import SummaryWriter
         purge = last_step + 1 if last_step >= 0 else None
-        self._writer = SummaryWriter(paths.join(run_dir, "tensorboard"), purge_step=purge)
+        self._folder = paths.join(run_dir, "tensorboard")
+        self._here = tempfile.mkdtemp(prefix="t-elaine-events-") if paths.is_remote(run_dir) else self._folder
+        self._writer = SummaryWriter(self._here, purge_step=purge)
 
     def write(self, record: Record) -> None:
         """Add the record's numbers under its kind."""
@@ -114,12 +121,23 @@ class TensorBoard:
                 self._writer.add_scalar(name, value, record["step"])
 
     def flush(self) -> None:
-        """Hand everything to the system."""
+        """Hand everything to the system, or upload it."""
         self._writer.flush()
+        if self._here == self._folder:
+            return
+        for name in os.listdir(self._here):
+            with (
+                open(os.path.join(self._here, name), "rb") as source,
+                paths.open_file(paths.join(self._folder, name), "wb") as sink,
+            ):
+                shutil.copyfileobj(source, sink)
 
     def close(self) -> None:
         """Close the file."""
         self._writer.close()
+        self.flush()
+        if self._here != self._folder:
+            shutil.rmtree(self._here, ignore_errors=True)
 
 
 def line_of(record: Record, steps: int) -> str:
@@ -175,7 +193,5 @@ def open_sinks(run_dir: str, last_step: int, steps: int, print_every: int, main:
     """The sinks of a run; only the main process has any."""
     if not main:
         return []
-    sinks: list[Sink] = [Lines(run_dir, last_step), Terminal(steps, max(last_step, 0), print_every)]
-    if not paths.is_remote(run_dir):  # event files are appended to, which object stores cannot
-        sinks.append(TensorBoard(run_dir, last_step))
-    return sinks
+    terminal = Terminal(steps, max(last_step, 0), print_every)
+    return [Lines(run_dir, last_step), terminal, TensorBoard(run_dir, last_step)]

@@ -42,6 +42,9 @@ class Faults:
             self.seen.append(request)
             for rule in self._rules:
                 if re.search(rule["match"], request) and rule.get("times", 1) > rule.get("used", 0):
+                    rule["met"] = rule.get("met", 0) + 1
+                    if rule["met"] % rule.get("every", 1):
+                        continue
                     rule["used"] = rule.get("used", 0) + 1
                     return rule
         return {}
@@ -59,6 +62,7 @@ def serve(port: int, folder: str) -> None:
     class Handler(server.RequestHandler):
         protocol_version = "HTTP/1.1"
         timeout = 60
+        _body = b""
 
         def handle_one_request(self) -> None:
             try:
@@ -173,7 +177,7 @@ class Bucket:
             return list(json.loads(answer.read()))
 
     def faults(self, *rules: dict[str, Any]) -> None:
-        """From now on: {"match": regular expression of "METHOD path range", "times": n, "status": 429 …}."""
+        """From now on: {"match": regular expression of "METHOD path range", "times": n, "every": m, "status": 429}."""
         self._ask(json.dumps(rules).encode())
 
     def seen(self) -> list[str]:

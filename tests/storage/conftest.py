@@ -1,14 +1,13 @@
-"""Fixtures: an object store of its own for each test file, named by environment variables for this process too."""
+"""Fixtures: one object store for all tests (TensorStore reads its address once), a prefix of its own for each."""
 
 from collections.abc import Iterator
 
-import fsspec
 import pytest
 
 from tests.storage.bucket import Bucket, environment, running
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bucket]:
     pytest.importorskip("gcp_storage_emulator", reason="the extra `test` is not installed")
     with running(str(tmp_path_factory.mktemp("objects"))) as made:
@@ -22,7 +21,6 @@ def bucket(store: Bucket, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixtu
 
     for name, value in environment(store.port).items():
         monkeypatch.setenv(name, value)
-    fsspec.core.url_to_fs  # noqa: B018
     GCSFileSystem.clear_instance_cache()
     store.faults()
     mine = Bucket(store.port)
