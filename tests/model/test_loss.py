@@ -59,6 +59,28 @@ def test_each_targets_own(chunk: int) -> None:
     )
 
 
+@pytest.mark.parametrize(("chunk", "D"), [(4, 6), (4, 40), (64, 6)])
+def test_z_loss_and_its_gradient(chunk: int, D: int) -> None:
+    """Against the formula, over all logits at once in float32; scaled, as a training step does not but may."""
+    x, w, targets, weights = inputs(D)
+    z = 0.03
+
+    def formula(x: jax.Array, w: jax.Array) -> jax.Array:
+        normaliser = jax.nn.logsumexp(jnp.einsum("BTD,DV->BTV", x, w), axis=-1)
+        return plain(x, w, targets, weights) + z * jnp.sum(normaliser**2 * weights)
+
+    ours = lambda x, w: loss.weighted_nll(x, w, targets, weights, chunk, z)[0] * 3  # noqa: E731
+    found, gradient = jax.value_and_grad(ours, (0, 1))(x, w)
+    wanted, expected = jax.value_and_grad(lambda x, w: formula(x, w) * 3, (0, 1))(x, w)
+    np.testing.assert_allclose(found, wanted, rtol=1e-6)
+    for a, b in zip(gradient, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+    total, nll, penalty = loss.weighted_nll(x, w, targets, weights, chunk, z)  # not differentiated: another path
+    np.testing.assert_allclose(total, formula(x, w), rtol=1e-6)
+    np.testing.assert_allclose(total - jnp.sum(nll * weights), penalty, rtol=1e-5)
+    assert penalty > 1
+
+
 def test_large_logits_do_not_overflow() -> None:
     x, w, targets, weights = inputs()
     assert np.isfinite(loss.weighted_nll(x * 1e4, w, targets, weights, 4)[0])
