@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from t_elaine.data.identity import Making
 from t_elaine.data.tasks import load_modules
 from t_elaine.data.vocabulary import load_vocabulary
-from t_elaine.data.workers import mapper_of, prepare_named
+from t_elaine.data.workers import STAGING, mapper_of, prepare_named
 from t_elaine.paths import shipped
 
 FLAGS = (
@@ -41,13 +41,14 @@ def prepare(
     drop_duplicates: bool = False,
     data_root: str = "",
     overwrite: bool = False,
+    staging: str = STAGING,
 ) -> int:
     """Prepare token stores.
 
     Args:
         tasks: names of tasks and mixtures; of a mixture every task is prepared.
         vocabulary: a model's folder, or its tokenizer.json or tokenizer.model; `{samples}` is the shipped sample one.
-        stores: folder in which each task's store is made.
+        stores: folder in which each task's store is made, or gs://….
         modules: Python modules that define the tasks.
         before: ids put before every document: "bos", "eos", "pad" or a special token's text.
         after: ids put after every document.
@@ -61,6 +62,7 @@ def prepare(
         drop_duplicates: of equal texts within a task keep the first.
         data_root: folder that `{data_root}` in the sources' files stands for.
         overwrite: make stores anew even where one is there.
+        staging: local folder for stores that go to an object store; needs room for all of them.
     """
     mapper = mapper_of(runner, beam_options)
     load_modules(modules)
@@ -76,7 +78,7 @@ def prepare(
     )
     samples = shipped("data_tasks") / "samples" / "vocabulary"
     loaded = load_vocabulary(vocabulary.replace("{samples}", str(samples)))
-    prepare_named(tasks, loaded, stores, making, workers=workers, mapper=mapper, overwrite=overwrite)
+    prepare_named(tasks, loaded, stores, making, workers=workers, mapper=mapper, overwrite=overwrite, staging=staging)
     return 0
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from t_elaine.data import formats
 from t_elaine.data.formats import Piece, Rejected
 from t_elaine.errors import UserError
+from t_elaine.paths import is_remote
 
 MAX_DOCUMENT_BYTES = 10_000_000
 _LONG_SPACE = re.compile(r"\s{100000}")
@@ -86,6 +87,9 @@ def find_files(source: Source, data_root: str) -> list[Path]:
             mend = "set data_root to the folder that holds the corpora"
             raise UserError(f"source {source.name!r} reads {pattern}, and data_root is not set", source.name, mend)
         path = pattern.replace("{data_root}", data_root.rstrip(os.sep) or os.sep)
+        if is_remote(path):
+            mend = "copy it to a disk first: gcloud storage cp"
+            raise UserError(f"source {source.name!r} reads {path}; texts are read from a disk", source.name, mend)
         # A name that exists is taken as it stands, even where it holds characters of a pattern.
         matches = [path] if os.path.isfile(path) else sorted(p for p in glob.glob(path) if os.path.isfile(p))
         if not matches:

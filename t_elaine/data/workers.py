@@ -29,10 +29,12 @@ from t_elaine.data.identity import Making
 from t_elaine.data.preparation import Shard, finished, prepare_shard
 from t_elaine.data.store import open_store, read_manifest, write_json
 from t_elaine.data.texts import Task
+from t_elaine.data.uploading import staging_folder, upload_store
 from t_elaine.data.vocabulary import Vocabulary
 from t_elaine.errors import NO_ROOM, UserError
-from t_elaine.paths import is_remote
+from t_elaine.paths import is_remote, join, write_text
 
+STAGING = "~/.cache/t-elaine/prepare"
 Mapper = Callable[[list[Shard]], Iterator[Shard]]
 """Makes shards and yields each of them when it is finished."""
 
@@ -46,22 +48,23 @@ def prepare_named(
     workers: int = 0,
     mapper: Mapper | None = None,
     overwrite: bool = False,
+    staging: str = STAGING,
     console: Console | None = None,
 ) -> list[dict[str, Any]]:
     """Prepare the tasks behind names of tasks and mixtures, write the mixtures' weights, print the report.
 
+    Stores in an object store are made in the local folder `staging`, stay there, and are then uploaded.
+
     Raises:
-        UserError: as `prepare_stores`; a name that is not known; stores on an object store.
+        UserError: as `prepare_stores`; a name that is not known; the object store refuses.
     """
-    if is_remote(stores):
-        raise UserError("prepare writes to a local folder", f"stores={stores}", "prepare locally, then copy the stores")
     if workers < 0:
         raise UserError(f"workers is {workers}", "prepare.workers", "give 0 (one for each core) or more")
     found = [registry.find(name) for name in names]
     wanted = {task.name: task for some, _ in found for task in some}
     if not wanted:
         raise UserError("prepare was given no task", "prepare.tasks", 'name tasks or mixtures: ("samples",)')
-    console, folder = console or Console(), Path(stores)
+    console, folder = console or Console(), staging_folder(stores, staging) if is_remote(stores) else Path(stores)
     how: dict[str, Any] = {"workers": workers, "mapper": mapper, "overwrite": overwrite, "console": console}
     manifests = prepare_stores(list(wanted.values()), vocabulary, folder, making, **how)
     for name, (_, weights) in zip(names, found, strict=True):
@@ -72,6 +75,13 @@ def prepare_named(
     repeated = duplicates_between([folder / name for name in wanted]) if len(wanted) > 1 else 0
     if repeated:
         console.print(f"{repeated} documents repeat the text of a document in another store", highlight=False)
+    if is_remote(stores):
+        say = functools.partial(console.print, highlight=False, soft_wrap=True)
+        for task in wanted:
+            upload_store(folder / task, join(stores, task), overwrite, say)
+        for path in sorted((folder / "mixtures").glob("*.json")):
+            write_text(join(stores, "mixtures", path.name), path.read_text(encoding="utf-8"))
+        say(f"the stores lie in {stores}; {folder} may be removed")
     return manifests
 
 
