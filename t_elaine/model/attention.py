@@ -164,12 +164,14 @@ in_blocks.defvjp(_blocked_forward, _blocked_backward)
 def attend(
     q_BTHh: jax.Array, k_BTKh: jax.Array, v_BTKh: jax.Array, segments_BT: jax.Array, compute: ComputeConfig
 ) -> jax.Array:
-    """Attention [B,T,H,h] by the kernel that `compute.attention` names.
+    """Attention [B,T,H,h] by the kernel that `compute.attention` names; names q, k, v and its result for `remat`.
 
     Where devices hold pieces of rows, rows come dealt (`model.context`). Which kernel can do what: `model.capability`.
     """
-    qkv, cut = (q_BTHh, k_BTKh, v_BTKh, segments_BT), context.pieces() > 1
-    name, block = compute.attention, compute.attention_block
+    cut, name, block = context.pieces() > 1, compute.attention, compute.attention_block
+    if name != "flash_tpu":  # which names its own
+        q_BTHh, k_BTKh, v_BTKh = (checkpoint_name(x, n) for x, n in zip((q_BTHh, k_BTKh, v_BTKh), "qkv", strict=True))
+    qkv = (q_BTHh, k_BTKh, v_BTKh, segments_BT)
     if name in ("splash", "flash_tpu"):
         return _on_tpu(*qkv, compute, cut)
     if cut:

@@ -127,6 +127,8 @@ def _forward(
     out, norm = call(*pairs, *_ends(segments_BT, block), q, k, v, rows, rows)
     # Both are saved, or the backward pass would run the forward kernel again.
     out, norm = checkpoint_name(out, "attention"), checkpoint_name(norm, "attention")
+    # Only what is saved bears the names: JAX rounds a named tensor that others read once more, in a pass of its own.
+    q, k, v = (checkpoint_name(x, name) for x, name in zip((q, k, v), "qkv", strict=True))
     return out, (q, k, v, segments_BT, out, norm)
 
 

@@ -21,8 +21,8 @@ from t_elaine.model.ops import gated_linear, linear, look_up, normed_linears, rm
 from t_elaine.model.placement import constrain, pieces
 
 Params = dict[str, Any]
-# (weights, their axes) → the normed residual stream times each of them.
-Normed = Callable[[tuple[jax.Array, ...], tuple[tuple[str, str], ...]], tuple[jax.Array, ...]]
+# (weights, their axes) → the residual stream, and the normed one times each of them.
+Normed = Callable[[tuple[jax.Array, ...], tuple[tuple[str, str], ...]], tuple[jax.Array, tuple[jax.Array, ...]]]
 
 
 class Parameter(NamedTuple):
@@ -110,17 +110,19 @@ def _stored(w: jax.Array, *shape: int) -> jax.Array:
     return jax.lax.optimization_barrier(w) if pieces("embed") > 1 else w
 
 
-def _heads(w: Params, normed: Normed, cos: jax.Array, sin: jax.Array, compute: ComputeConfig) -> tuple[jax.Array, ...]:
-    """Queries and keys, turned, and values: [B,T,N,h] each."""
+def _heads(
+    w: Params, normed: Normed, cos: jax.Array, sin: jax.Array, compute: ComputeConfig
+) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    """The residual stream; queries and keys, turned, and values: [B,T,N,h] each."""
     (D, H, h), K = w["q"].shape, w["k"].shape[1]
     if compute.attention == "flash_tpu" and heads_tpu.possible(h):
         together = jnp.concatenate([w[name].reshape(D, -1) for name in "qkv"], axis=1)
-        (y,) = normed((_stored(together, D, -1),), (("embed", "q_heads"),))
+        x, (y,) = normed((_stored(together, D, -1),), (("embed", "q_heads"),))
         if "q_bias" in w:
             y = y + jnp.concatenate([w[f"{name}_bias"].reshape(-1) for name in "qkv"])[None, None]
-        return heads_tpu.turned(y, cos, sin, H, K)
+        return x, heads_tpu.turned(y, cos, sin, H, K)
     axes = ("q_heads", "kv_heads", "kv_heads")
-    projected = normed(tuple(_stored(w[name], D, -1) for name in "qkv"), tuple(("embed", axis) for axis in axes))
+    x, projected = normed(tuple(_stored(w[name], D, -1) for name in "qkv"), tuple(("embed", axis) for axis in axes))
 
     def by_head(name: str, axis: str, y: jax.Array) -> jax.Array:
         y = y.reshape(*y.shape[:2], -1, h)
@@ -129,25 +131,24 @@ def _heads(w: Params, normed: Normed, cos: jax.Array, sin: jax.Array, compute: C
         return constrain(y, "batch", "sequence", axis, "head_dim")
 
     q, k, v = map(by_head, "qkv", axes, projected)
-    return rope.rotate(q, cos, sin), rope.rotate(k, cos, sin), v
+    return x, (rope.rotate(q, cos, sin), rope.rotate(k, cos, sin), v)
 
 
 def _attention(
     w: Params, normed: Normed, cos: jax.Array, sin: jax.Array, segments: jax.Array, compute: ComputeConfig
 ) -> jax.Array:
-    turned = _heads(w, normed, cos, sin, compute)
-    q, k, v = (checkpoint_name(y, name) for y, name in zip(turned, "qkv", strict=True))
+    x, (q, k, v) = _heads(w, normed, cos, sin, compute)
     out = attention.attend(q, k, v, segments, compute)
-    return linear(out.reshape(*out.shape[:2], -1), _stored(w["o"], -1, w["o"].shape[-1]), ("q_heads", "embed"))
+    return x + linear(out.reshape(*out.shape[:2], -1), _stored(w["o"], -1, w["o"].shape[-1]), ("q_heads", "embed"))
 
 
 def _mlp(w: Params, normed: Normed) -> jax.Array:
-    wide = normed(tuple(_stored(w[name], *w[name].shape) for name in ("gate", "up")), (("embed", "mlp"),) * 2)
+    x, wide = normed(tuple(_stored(w[name], *w[name].shape) for name in ("gate", "up")), (("embed", "mlp"),) * 2)
     gate, up = (
         checkpoint_name(constrain(y, "batch", "sequence", "mlp"), name)
         for y, name in zip(wide, ("gate", "up"), strict=True)
     )
-    return gated_linear(gate, up, _stored(w["down"], *w["down"].shape), ("mlp", "embed"))
+    return x + gated_linear(gate, up, _stored(w["down"], *w["down"].shape), ("mlp", "embed"))
 
 
 def _layer(
@@ -158,15 +159,16 @@ def _layer(
     def layer(x_BTD: jax.Array, w: Params) -> tuple[jax.Array, None]:
         matrices = jax.tree.map(lambda leaf: leaf.astype(dtype), {"attention": w["attention"], "mlp": w["mlp"]})
         normed = _normed(x_BTD, w["attention_norm"]["scale"], config.norm_eps)
-        x_BTD = x_BTD + _attention(matrices["attention"], normed, cos, sin, segments, compute)
+        x_BTD = _attention(matrices["attention"], normed, cos, sin, segments, compute)
         x_BTD = checkpoint_name(constrain(x_BTD, "batch", "sequence", None), "middle")
         normed = _normed(x_BTD, w["mlp_norm"]["scale"], config.norm_eps)
-        x_BTD = x_BTD + _mlp(matrices["mlp"], normed)
+        x_BTD = _mlp(matrices["mlp"], normed)
         return constrain(x_BTD, "batch", "sequence", None), None
 
     if compute.remat == "none":
         return layer
-    saved = {"full": (), "minimal": SAVEABLE, "names": compute.saved}[compute.remat]
+    # A norm is one number a token: never worth another pass over the residual stream.
+    saved = {"full": (), "minimal": (*SAVEABLE, "norm"), "names": (*compute.saved, "norm")}[compute.remat]
     policy = jax.checkpoint_policies.save_only_these_names(*saved)
     if compute.offloaded:
         policy = jax.checkpoint_policies.save_and_offload_only_these_names(

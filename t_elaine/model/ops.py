@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from t_elaine.model.apart import by_device, summed
 from t_elaine.model.placement import constrain, gathered, pieces
@@ -86,23 +87,30 @@ linear.defvjp(_linear_forward, _linear_backward)
 @partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def normed_linears(
     x_BTD: jax.Array, scale_D: jax.Array, weights: tuple[jax.Array, ...], axes: tuple[Axes, ...], eps: float
-) -> tuple[jax.Array, ...]:
-    """`linear` of `rms_norm(x)` with each weight; one operation, so that dx's norm joins the last matmul's output."""
-    y = rms_norm(x_BTD, scale_D, eps)
-    return tuple(linear(y, w, each) for w, each in zip(weights, axes, strict=True))
+) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    """x itself, and `linear` of `rms_norm(x)` with each weight.
+
+    One operation, and x passed through it, so that in the gradient the norm and the residual stream's sum join the
+    last matmul's output instead of reading it again.
+    """
+    return _normed_forward(x_BTD, scale_D, weights, axes, eps)[0]
 
 
 def _normed_forward(
     x_BTD: jax.Array, scale_D: jax.Array, weights: tuple[jax.Array, ...], axes: tuple[Axes, ...], eps: float
-) -> tuple[tuple[jax.Array, ...], tuple[Any, ...]]:
+) -> tuple[tuple[jax.Array, tuple[jax.Array, ...]], tuple[Any, ...]]:
     y, kept = _norm_forward(x_BTD, scale_D, eps)
-    return tuple(linear(y, w, each) for w, each in zip(weights, axes, strict=True)), (y, kept, weights)
+    return (x_BTD, tuple(linear(y, w, each) for w, each in zip(weights, axes, strict=True))), (y, kept, weights)
 
 
 def _normed_backward(
-    axes: tuple[Axes, ...], eps: float, residuals: tuple[Any, ...], dys: tuple[jax.Array, ...]
+    axes: tuple[Axes, ...],
+    eps: float,
+    residuals: tuple[Any, ...],
+    gradients: tuple[jax.Array, tuple[jax.Array, ...]],
 ) -> tuple[jax.Array, jax.Array, tuple[jax.Array, ...]]:
     y, kept, weights = residuals
+    dx_passed, dys = gradients
     dys_by_weight: list[jax.Array] = []
     dws: list[jax.Array] = []
     for w, out, each in zip(weights, dys, axes, strict=True):
@@ -112,7 +120,7 @@ def _normed_backward(
         dys_by_weight.append(_contract(out, _gathered(w, each), (2,), (1,)))
         dws.append(dw)
     dx, product_BTD = _norm_products(kept, sum(dys_by_weight[1:], dys_by_weight[0]))
-    dx, apart, dws = _tie((dx, jnp.sum(by_device(product_BTD), axis=2), dws))
+    dx, apart, dws = _tie((dx_passed + dx, jnp.sum(by_device(product_BTD), axis=2), dws))
     scale_D = kept[1]
     return dx, summed(apart, jnp.dtype("float32"), "norm").astype(scale_D.dtype), tuple(dws)
 
@@ -156,7 +164,7 @@ def _norm_forward(
     x_BTD: jax.Array, scale_D: jax.Array, eps: float
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array]]:
     x = x_BTD.astype(jnp.float32)
-    inverse = jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + eps)
+    inverse = checkpoint_name(jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + eps), "norm")
     y = x * inverse * scale_D.astype(jnp.float32)[None, None, :]
     return y.astype(x_BTD.dtype), (x_BTD, scale_D, inverse)
 
