@@ -263,4 +263,6 @@ def _target(to: str, overwrite: bool, needed: int) -> Iterator[Path]:
     folders.refuse_existing(paths.exists(paths.join(to, "proof.json")), to, overwrite)
     with tempfile.TemporaryDirectory(prefix="export-") as temporary:
         yield Path(temporary)
+        if paths.exists(paths.join(to, "proof.json")):  # an older export is whole no longer
+            paths.remove(paths.join(to, "proof.json"))
         folders.copy_into(Path(temporary), to, last="proof.json")

@@ -45,6 +45,11 @@ def find_model(hf: str, revision: str | None) -> tuple[Path, str]:
 
     Config and tensors' names are judged before the hub sends weights.
     """
+    if paths.is_remote(hf):
+        try:
+            return Path(paths.brought_here(hf)), hf
+        except FileNotFoundError as error:
+            raise UserError("there is no such folder in the object store", hf, "check the path") from error
     folder = Path(hf)
     if folder.is_dir():
         if revision:
