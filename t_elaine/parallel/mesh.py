@@ -117,7 +117,9 @@ def described(mesh: Mesh, hosts: Mapping[int, str]) -> list[str]:
         rows.append(f"process {process} on {name}: {len(own)} x {kinds}{part}")
     if len(rows) > 20:
         rows = [*rows[:16], f"… {len(rows) - 16} more"]
-    axes = [f"{axis}={size} ({link(mesh, axis)})" if size > 1 else f"{axis}=1" for axis, size in mesh.shape.items()]
+    axes = [
+        f"{axis}={size} ({link(mesh, axis, hosts)})" if size > 1 else f"{axis}=1" for axis, size in mesh.shape.items()
+    ]
     return [*rows, f"mesh of {len(devices)} device(s): {', '.join(axes)}"]
 
 
@@ -126,9 +128,15 @@ def slice_of(device: jax.Device) -> int | None:
     return getattr(device, "slice_index", None) if device.platform == "tpu" else None
 
 
-def link(mesh: Mesh, axis: str) -> str:
-    """What joins neighbours along an axis: "ICI" or "DCN" on TPUs, "one host" or "network" elsewhere."""
+def link(mesh: Mesh, axis: str, hosts: Mapping[int, str]) -> str:
+    """What joins neighbours along an axis: "ICI" or "DCN" on TPUs, "one host" or "network" elsewhere.
+
+    Args:
+        mesh: of all devices.
+        axis: one of `AXES`.
+        hosts: name by process; several processes may be on one host.
+    """
     lines = np.moveaxis(mesh.devices, AXES.index(axis), -1).reshape(-1, mesh.shape[axis])
     if mesh.devices.flat[0].platform == "tpu":
         return "DCN" if any(len({slice_of(device) for device in line}) > 1 for line in lines) else "ICI"
-    return "network" if any(len({device.process_index for device in line}) > 1 for line in lines) else "one host"
+    return "network" if any(len({hosts[device.process_index] for device in line}) > 1 for line in lines) else "one host"

@@ -29,6 +29,16 @@ Loader.batch = lambda self, step: time.sleep(1000) if step == 6 else batch(self,
 from t_elaine.train import main
 sys.exit(main())
 """
+FAILING = """
+import sys
+from t_elaine import feeding
+from t_elaine.errors import UserError
+def verify(folder):
+    raise UserError("shard 3 is damaged", folder, "copy it again")
+feeding.verify_store = verify
+from t_elaine.train import main
+sys.exit(main())
+"""
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +102,29 @@ def test_a_run_folder_that_is_not_shared_is_refused(
     started.append(job)
     assert job.wait(120) == [2, 2], job.told()
     assert "process(es) 1 do not see the run folder of process 0" in job.output(0)
+
+
+@pytest.mark.slow
+def test_a_host_that_fails_ends_the_others(
+    stores: list[Path], cache: str, tmp_path: Path, started: list[jobs.Job]
+) -> None:
+    gin = jobs.gin_text(tmp_path / "run", stores, compilation_cache=cache)
+    job = jobs.start(tmp_path, gin, programs={1: ("-c", FAILING)})
+    started.append(job)
+    assert job.wait(120) == [2, 2], job.told()
+    assert "error: shard 3 is damaged" in job.output(1) and "Traceback" not in job.told()
+    assert "failed: shard 3 is damaged" in job.output(0)
+
+
+@pytest.mark.slow
+def test_other_stores_under_the_same_names_are_refused(cache: str, tmp_path: Path, started: list[jobs.Job]) -> None:
+    for seed, name in enumerate(("here", "there")):
+        tiny_runs.make_store(tmp_path / name / "alpha", seed=seed)
+    gin = jobs.gin_text(tmp_path / "run", [Path("alpha")], compilation_cache=cache)
+    job = jobs.start(tmp_path, gin, folders={0: tmp_path / "here", 1: tmp_path / "there"})
+    started.append(job)
+    assert job.wait(120) == [2, 2], job.told()
+    assert all("the stores of process(es) 1 are not those of process 0" in job.output(i) for i in (0, 1))
 
 
 def test_a_dead_host_is_named_the_others_end_and_the_run_goes_on(

@@ -97,7 +97,7 @@ def test_one_process_then_two(runs: Runs, alone: Path) -> None:
     assert "step 8/8" not in job.output(1), "only the main process tells the steps"
     assert_alike(runs.folder / "one-two", alone)
     told = job.output(0)
-    assert "process 0 on" in told and "process 1 on" in told and "fsdp=2 (network)" in told
+    assert "process 0 on" in told and "process 1 on" in told and "fsdp=2 (one host)" in told
     versions = json.loads((runs.folder / "one-two" / "versions.json").read_text())
     assert versions["devices"] == {"kind": "cpu", "count": 2, "processes": 2}
 

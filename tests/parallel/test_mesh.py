@@ -82,6 +82,7 @@ def test_inner_axes_stay_inside_a_node() -> None:
     told = described(mesh, {0: "gpu01", 1: "gpu02"})
     assert told[:2] == ["process 0 on gpu01: 8 x NVIDIA H100", "process 1 on gpu02: 8 x NVIDIA H100"]
     assert told[2] == "mesh of 16 device(s): replica=2 (network), fsdp=4 (one host), context=1, tensor=2 (one host)"
+    assert "replica=2 (one host)" in described(mesh, {0: "gpu01", 1: "gpu01"})[2], "two processes of one machine"
 
 
 def test_simulated_devices_make_every_axis() -> None:
