@@ -8,6 +8,7 @@ a status (429, 503), a delay, or a broken connection for the next requests that 
 import argparse
 import io
 import json
+import logging
 import os
 import re
 import subprocess
@@ -56,6 +57,7 @@ def serve(port: int, folder: str) -> None:
     from gcp_storage_emulator.handlers import buckets
     from gcp_storage_emulator.storage import Storage
 
+    logging.disable(logging.CRITICAL)  # it logs each object that is not there
     storage, faults, lock = Storage(data_dir=folder), Faults(), threading.RLock()
     buckets.create_bucket(BUCKET, storage)
 
