@@ -22,6 +22,7 @@ from t_elaine.planning.assumptions import Assumptions, rates
 from t_elaine.planning.compile import TooLarge, compile_step
 from t_elaine.planning.question import Question
 from t_elaine.training.building import build_step
+from t_elaine.training.optimizer import AdamW
 
 
 def answered(
@@ -74,6 +75,7 @@ def asked(
         token_budget=token_budget,
         price=loop.price_per_chip_hour,
         groups=groups,
+        first_moment_dtype=(training.get("optimizer") or AdamW()).first_moment_dtype,
         options=training.get("compiler_options") or {},
         assumed=assumed,
         rates=rates(assumed, where.chip, where.devices),
@@ -97,7 +99,7 @@ def by_compiler(question: Question, training: Mapping[str, Any], hlo_out: str) -
         question.options,
         training.get("z_loss", 0.0),
     )
-    done = compile_step(step, question.model, question.shape)
+    done = compile_step(step, question.shape)
     if isinstance(done, TooLarge):
         return answer.too_large(question, done)
     if hlo_out:

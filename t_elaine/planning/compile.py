@@ -16,7 +16,6 @@ from typing import Any
 import jax
 
 from t_elaine.errors import UserError
-from t_elaine.model.config import LlamaConfig
 from t_elaine.training.step import Step, batch_shapes
 
 # What the compiler's dump is called, after the program's name.
@@ -54,12 +53,11 @@ class TooLarge:
     seconds: float
 
 
-def compile_step(step: Step, model: LlamaConfig, shape: tuple[int, int, int]) -> Compiled | TooLarge:
+def compile_step(step: Step, shape: tuple[int, int, int]) -> Compiled | TooLarge:
     """Compile the step for a batch.
 
     Args:
         step: from `training.building`.
-        model: its model.
         shape: (A, B, T).
 
     Raises:

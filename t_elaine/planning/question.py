@@ -29,6 +29,7 @@ class Question:
         token_budget: tokens of the run, in place of steps × batch; None: those.
         price: of one chip and hour, in any currency; None: not told.
         groups: groups of the per-group loss that are assumed.
+        first_moment_dtype: of AdamW.
         options: XLA's.
         assumed: what estimates rest on.
         rates: the same with the chip's own figures filled in.
@@ -43,6 +44,7 @@ class Question:
     token_budget: int | None = None
     price: float | None = None
     groups: int = 18
+    first_moment_dtype: str = "float32"
     options: Mapping[str, str] = dataclasses.field(default_factory=dict)
     assumed: Assumptions
     rates: Rates
@@ -77,7 +79,8 @@ class Question:
     def needs(self) -> Need:
         """Bytes on one device, from shapes alone."""
         mesh: Any = AbstractMesh(tuple(self.mesh.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES))
-        return need(self.model, self.compute, mesh, self.rows, self.shape[2])
+        moment = self.first_moment_dtype
+        return need(self.model, self.compute, mesh, self.rows, self.shape[2], first_moment_dtype=moment)
 
     def but(self, **changes: Any) -> "Question":
         """The same question with other settings of `compute`."""

@@ -52,7 +52,7 @@ def attention_flops(question: Question) -> tuple[float, float]:
     count = -(-question.shape[2] // block)
     share = 1.0 if compute.attention == "reference" else (count + 1) / (2 * count)
     one = question.attention_flops / 6 * 2 * share  # a matmul over the executed part
-    kept = compute.remat in ("none", "minimal") or "attention" in compute.saved
+    kept = compute.remat in ("none", "minimal") or "attention" in (*compute.saved, *compute.offloaded)
     return one * FORWARD * (1 if kept else 2), one * BACKWARD
 
 
@@ -60,8 +60,9 @@ def recomputed(question: Question) -> float:
     """FLOPs of the projections that the backward pass runs again, on one device."""
     model, compute = question.model, question.compute
     q, kv = model.q_heads * model.head_dim, model.kv_heads * model.head_dim
+    kept = (*compute.saved, *compute.offloaded)
     made_by = {"q": q, "k": kv, "v": kv, "middle": q, "gate": model.mlp, "up": model.mlp}
-    saved = {"none": tuple(SAVEABLE), "minimal": tuple(SAVEABLE), "full": ()}.get(compute.remat, compute.saved)
+    saved = {"none": tuple(SAVEABLE), "minimal": tuple(SAVEABLE), "full": ()}.get(compute.remat, kept)
     widths = sum(width for name, width in made_by.items() if name not in saved)
     return 2.0 * model.embed * widths * model.layers * question.tokens_a_device
 
@@ -70,7 +71,7 @@ def traffic(question: Question) -> float:
     """Bytes that everything but matmuls moves through HBM; passes over each width as counted in compiled steps."""
     model = question.model
     width = 4 if question.compute.dtype == "float32" else 2
-    a_layer = 40 * model.embed + 12 * model.mlp + 24 * model.q_heads * model.head_dim
+    a_layer = 50 * model.embed + 15 * model.mlp + 30 * model.q_heads * model.head_dim
     a_token = width * model.layers * a_layer + 12 * model.vocab_size
     parameters = question.needs().parameters / 4
     return a_token * question.tokens_a_device + STATE * parameters

@@ -12,6 +12,7 @@ import pytest
 from t_elaine import assembly, plan, planned
 from t_elaine.planning import topology
 from t_elaine.planning.compile import TooLarge
+from t_elaine.training.step import batch_shapes
 from tests import tiny_runs
 
 TINY = [
@@ -72,12 +73,9 @@ def test_it_is_the_step_that_train_compiles(
     programs: list[str] = []
 
     def see(step: Any, *arguments: Any) -> None:
-        state, batch = arguments[:2]
-        if len(arguments) == 2:  # plan hands over (model, shape)
-            from t_elaine.training.step import batch_shapes, state_shapes
-
-            state = state_shapes(arguments[0], step.state_shardings)
-            batch = batch_shapes(*arguments[1], step.batch_sharding)
+        state, batch = arguments[:2] if len(arguments) > 1 else (step.state_shapes, arguments[0])
+        if len(arguments) == 1:  # plan hands over the batch's shape
+            batch = batch_shapes(*batch, step.batch_sharding)
         text = step.run.lower(state, batch).as_text()
         programs.append(re.sub(r"dense<[^>]*> : tensor<64x[if]32>", "lengths", text))
         raise Seen
