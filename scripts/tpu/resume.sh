@@ -4,7 +4,8 @@
 #   --delete    delete the pod once nothing is left to do
 #   --yes       do not ask before money is spent
 #   --dry_run   print each command of one round after a preemption, run none
-# What is left to do is read from status.json in the run's folder, not from exit codes.
+# What is left to do is read from status.json in the run's folder, not from exit codes. A run that stopped itself is tried
+# once more, since the loss of a host is such a stop too; where that brings no step further, it is left to you.
 set -euo pipefail
 # shellcheck source=scripts/tpu/common.sh
 . "$(dirname "$0")/common.sh"
@@ -14,12 +15,12 @@ read_arguments "hours= delete" "$@"
 load
 same=("--config=$CONFIG")
 [ "$DRY_RUN" = no ] || same+=(--dry_run)
-tries=0
+tries=0 stopped_at=
 
-# run_status: sets RUN_STATE (running, preempted, stopped, finished, none) and RUN_REASON.
+# run_status: sets RUN_STATE (running, preempted, stopped, finished, none), RUN_REASON and RUN_STEP.
 run_status() {
   local cat=(gcloud storage cat "$RUN_DIR/status.json" "--project=$PROJECT") try
-  RUN_STATE=none RUN_REASON=''
+  RUN_STATE=none RUN_REASON='' RUN_STEP=''
   if [ "$DRY_RUN" = yes ]; then
     quoted "${cat[@]}"
     return
@@ -27,6 +28,7 @@ run_status() {
   for try in 1 2 3 4 5; do
     if "${cat[@]}" >"$SCRATCH/status" 2>"$SCRATCH/errors"; then
       RUN_STATE=$(sed -n 's/.*"state": *"\([a-z]*\)".*/\1/p' "$SCRATCH/status")
+      RUN_STEP=$(sed -n 's/.*"step": *\([0-9]*\).*/\1/p' "$SCRATCH/status")
       RUN_REASON=$(sed -n 's/.*"reason": *"\(.*\)",\{0,1\}$/\1/p' "$SCRATCH/status")
       return
     fi
@@ -103,9 +105,9 @@ fi
 confirm "Keep it running until the run is finished?"
 while :; do
   run_status
-  case $RUN_STATE in
-    finished) leave 0 "the run is finished: $RUN_REASON" ;;
-    stopped) leave 1 "the run stopped itself and would stop again: $RUN_REASON" ;;
+  case $RUN_STATE:$RUN_REASON in
+    finished:*) leave 0 "the run is finished" ;;
+    stopped:"chip hours") leave 1 "the run has used up its max_chip_hours at step $RUN_STEP" ;;
   esac
   pod_state ACTIVE
   [ "$POD_STATE" = MISSING ] || POD_MAY_EXIST=yes
@@ -115,7 +117,11 @@ while :; do
         make_anew "a node was taken away" ACTIVE
       elif train_is_gone; then
         run_status # it may just have ended
-        case $RUN_STATE in finished | stopped) continue ;; esac
+        [ "$RUN_STATE" != finished ] || continue
+        if [ "$RUN_STATE" = stopped ] && [ "$RUN_STEP" = "$stopped_at" ]; then
+          leave 1 "the run stopped itself twice at step $RUN_STEP: $RUN_REASON"
+        fi
+        if [ "$RUN_STATE" = stopped ]; then stopped_at=$RUN_STEP; fi
         start_anew
       fi
       ;;

@@ -216,10 +216,14 @@ def nodes(*names: str) -> tuple[list[str], list[dict[str, Any]]]:
 
 
 def run_says(*states: str) -> tuple[list[str], list[dict[str, Any]]]:
-    """Scenario: status.json of the run's folder; "none": there is no such file."""
-    none = {"code": 1, "err": "ERROR: The following URLs matched no objects or files\n"}
-    text = '{\n "state": "%s",\n "reason": "because of %s",\n "step": 5\n}\n'
-    return ["storage cat"], [none if state == "none" else {"out": text % (state, state)} for state in states]
+    """Scenario: status.json of the run's folder: "state", "state: reason" or "state: reason: step"; "none": no file."""
+    replies: list[dict[str, Any]] = []
+    for state in states:
+        name, reason, step = (*state.split(": "), "", "5")[:3] if state.count(": ") < 2 else state.split(": ")
+        record = {"state": name, "reason": reason, "step": int(step or 5)}
+        none = {"code": 1, "err": "ERROR: The following URLs matched no objects or files\n"}
+        replies.append(none if state == "none" else {"out": json.dumps(record, indent=1) + "\n"})
+    return ["storage cat"], replies
 
 
 FINE: dict[str, Any] = {"code": 0}

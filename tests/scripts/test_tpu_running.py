@@ -205,14 +205,36 @@ def test_a_delete_that_does_not_work_says_so(cloud: Cloud) -> None:
     assert cloud.run("delete", typed="\n").returncode == 2
 
 
-@pytest.mark.parametrize(("status", "code"), [("finished", 0), ("stopped", 1)])
-def test_resume_does_nothing_for_a_run_that_has_ended(cloud: Cloud, status: str, code: int) -> None:
+@pytest.mark.parametrize(
+    ("status", "code", "told"),
+    [("finished", 0, "the run is finished"), ("stopped: chip hours: 70", 1, "max_chip_hours at step 70")],
+)
+def test_resume_does_nothing_for_a_run_that_has_ended(cloud: Cloud, status: str, code: int, told: str) -> None:
     cloud.answers(run_says(status), state("ACTIVE", "MISSING"), DELETED)
     done = cloud.run("resume", "--yes")
-    assert done.returncode == code and f"because of {status}" in done.stdout and DELETE_LINE in done.stdout
+    assert done.returncode == code and told in done.stdout and DELETE_LINE in done.stdout
     assert cloud.verbs() == ["cat"]
     assert cloud.run("resume", "--yes", "--delete").returncode == code
     assert cloud.verbs() == ["cat", "cat", "describe", "delete", "describe"]
+
+
+def test_resume_tries_once_more_where_a_run_stopped_itself(cloud: Cloud) -> None:
+    """A lost host is such a stop; settings that cannot work are one too, and bring no step further."""
+    ready(cloud, "install")
+    cloud.answers(run_says("stopped: host 3 is gone: 40"), state("ACTIVE"), nodes("READY"))
+    for worker in range(4):
+        (cloud.host(worker) / "dies").touch()
+    cloud.config(MAX_TRIES="9")
+    done = cloud.run("resume", "--yes")
+    assert done.returncode == 1 and "stopped itself twice at step 40: host 3 is gone" in done.stdout
+    assert done.stdout.count("try ") == 1
+
+
+def test_resume_makes_anew_a_pod_whose_loss_stopped_the_run(cloud: Cloud) -> None:
+    states = state("SUSPENDED", "SUSPENDED", "MISSING", "MISSING", "ACTIVE")
+    cloud.answers(run_says("stopped: host 3 is gone", "finished"), states, nodes("READY"), CREATED, DELETED)
+    assert cloud.run("resume", "--yes").returncode == 0
+    assert cloud.verbs().count("create") == 1
 
 
 @pytest.mark.parametrize(("first", "lost"), [("SUSPENDED", []), ("FAILED", []), ("ACTIVE", ["PREEMPTED"])])
