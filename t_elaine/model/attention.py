@@ -172,23 +172,28 @@ def attend(
     if name != "flash_tpu":  # which names its own
         q_BTHh, k_BTKh, v_BTKh = (checkpoint_name(x, n) for x, n in zip((q_BTHh, k_BTKh, v_BTKh), "qkv", strict=True))
     qkv = (q_BTHh, k_BTKh, v_BTKh, segments_BT)
-    if name in ("splash", "flash_tpu"):
-        return _on_tpu(*qkv, compute, cut)
+    if name in ("splash", "flash_tpu", "flash_gpu"):
+        return _by_pallas(*qkv, compute, cut)
     if cut:
         kernel = (lambda *parts: in_blocks(*parts[:-1], block)) if name == "blocked" else (lambda *p: at_once(*p[:-1]))
         return context.over_pieces(kernel, *qkv)
     return blocked(*qkv, block) if name == "blocked" else reference(*qkv)
 
 
-def _on_tpu(
+def _by_pallas(
     q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array, compute: ComputeConfig, cut: bool
 ) -> jax.Array:
-    """Pallas's kernels, interpreted where there is no TPU; imported here, since that takes half a second."""
-    block, interpret = compute.attention_block, platform() != "tpu"
-    if compute.attention == "flash_tpu":
+    """Pallas's kernels, interpreted on other hardware than theirs; imported here, since that takes half a second."""
+    name, block = compute.attention, compute.attention_block
+    interpret = platform() != ("gpu" if name == "flash_gpu" else "tpu")
+    if name == "flash_tpu":
         from t_elaine.model.flash_tpu import flash
 
         return flash(q, k, v, segments, block, interpret=interpret)
+    if name == "flash_gpu":
+        from t_elaine.model.flash_gpu import flash as flash_gpu
+
+        return flash_gpu(q, k, v, segments, block, interpret=interpret)
     from t_elaine.model.splash import splash
 
     kernel = context.splash if cut else splash

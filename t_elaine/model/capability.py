@@ -1,9 +1,4 @@
-"""Which attention runs where: a table, and what is taken instead where a choice is not in it.
-
-`ran` names hardware on which the repository's checks were run, `interpreted` where they were run with the kernel's
-program computed in plain JAX, `compiled` hardware for which whole steps were compiled without being run. Nothing is
-computed here.
-"""
+"""Which attention runs where: a table, and what is taken instead where a choice is not in it. Computes nothing."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -16,39 +11,67 @@ LANES = 128
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Checked:
+    """Hardware on which something was checked, and how.
+
+    Args:
+        ran: the repository's checks were run on it.
+        interpreted: they were run on it with the kernel's program computed in plain JAX, not on the kernel's own.
+        compiled: whole steps were compiled for it, without being run.
+    """
+
+    ran: tuple[str, ...] = ()
+    interpreted: tuple[str, ...] = ()
+    compiled: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Kernel:
     """One way to compute attention.
 
     Args:
         platforms: JAX's names of those that it is made for.
         block: row length (a device's piece of it, where rows are cut) and block must be multiples of this.
-        pieces: whether it attends over rows that are cut over devices (mesh axis `context`).
-        instead: what is taken where only `pieces` is missing.
-        ran: hardware on which it was checked.
-        interpreted: hardware on which its program was checked without being compiled for its own.
-        compiled: hardware for which it was compiled, no more.
+        power_of_two: the block must be one.
+        whole: where it was checked, on rows that are whole.
+        pieces: where it was checked on rows that are cut over devices (mesh axis `context`); None: it cannot do that.
+        instead: what is taken where only that is missing.
     """
 
     platforms: tuple[str, ...]
     block: int = 1
-    pieces: bool = True
+    power_of_two: bool = False
+    whole: Checked
+    pieces: Checked | None
     instead: str = "reference"
-    ran: tuple[str, ...] = ()
-    interpreted: tuple[str, ...] = ()
-    compiled: tuple[str, ...] = ()
 
 
+HERE = Checked(ran=("x86-64",))
+EVERYWHERE = ("cpu", "gpu", "tpu")
 KERNELS: Mapping[str, Kernel] = MappingProxyType(
     {
-        "reference": Kernel(platforms=("cpu", "gpu", "tpu"), ran=("x86-64",)),
-        "blocked": Kernel(platforms=("cpu", "gpu", "tpu"), ran=("x86-64",)),
-        "splash": Kernel(platforms=("tpu",), block=LANES, interpreted=("x86-64",), compiled=("TPU v5e",)),
+        "reference": Kernel(platforms=EVERYWHERE, whole=HERE, pieces=HERE),
+        "blocked": Kernel(platforms=EVERYWHERE, whole=HERE, pieces=HERE),
+        "splash": Kernel(
+            platforms=("tpu",),
+            block=LANES,
+            whole=Checked(interpreted=("x86-64",), compiled=("TPU v5e",)),
+            pieces=Checked(interpreted=("x86-64",), compiled=("TPU v5e",)),
+        ),
         "flash_tpu": Kernel(
             platforms=("tpu",),
             block=LANES,
-            pieces=False,
+            whole=Checked(interpreted=("x86-64",), compiled=("TPU v5e",)),
+            pieces=None,
             instead="splash",
-            interpreted=("x86-64",),
+        ),
+        "flash_gpu": Kernel(
+            platforms=("gpu",),
+            block=32,
+            power_of_two=True,
+            whole=Checked(interpreted=("x86-64",)),
+            pieces=None,
+            instead="blocked",
         ),
     }
 )
@@ -69,7 +92,7 @@ def usable(compute: ComputeConfig, length: int, platform: str, pieces: int = 1) 
     check_length(length, pieces)
     name, instead = compute.attention, "reference"
     why = _missing(name, compute.attention_block, length // pieces, platform)
-    if not why and pieces > 1 and not KERNELS[name].pieces:
+    if not why and pieces > 1 and KERNELS[name].pieces is None:
         why = f"it does not attend over rows cut into {pieces} pieces"
         instead = KERNELS[name].instead
     if not why:
@@ -86,4 +109,6 @@ def _missing(name: str, block: int, length: int, platform: str) -> str:
         return f"it is made for {', '.join(kernel.platforms)}, and this is {platform}"
     if kernel.block > 1 and (length % block or block % kernel.block):
         return f"rows of {length} in blocks of {block}: blocks must divide rows and be multiples of {kernel.block}"
+    if kernel.power_of_two and block & (block - 1):
+        return f"its blocks are powers of two, and this is {block}"
     return ""

@@ -94,7 +94,8 @@ class ComputeConfig:
         saved: for remat="names": some of q, k, v, attention, middle (the residual stream after it), gate, up.
         offloaded: for remat="names": of the same, those that are kept in the host's memory (moved there and back).
         attention: "reference" (scores of a whole row at once), "blocked" (one block of queries at a time, scores
-            recomputed in the backward pass), "splash" (JAX's kernel for TPUs) or "flash_tpu" (ours).
+            recomputed in the backward pass), "splash" (JAX's kernel for TPUs), "flash_tpu" (ours) or "flash_gpu"
+            (JAX's for GPUs).
         attention_block: queries a block for "blocked"; queries and keys a block for the kernels.
         attention_fused_backward: for "splash": one backward kernel for all gradients instead of two.
         loss_chunk: sequence positions whose logits exist at the same time.
@@ -117,7 +118,7 @@ class ComputeConfig:
         for name, allowed in (
             ("dtype", ("bfloat16", "float32")),
             ("remat", ("none", "full", "minimal", "names")),
-            ("attention", ("reference", "blocked", "splash", "flash_tpu")),
+            ("attention", ("reference", "blocked", "splash", "flash_tpu", "flash_gpu")),
         ):
             if getattr(self, name) not in allowed:
                 raise UserError(

@@ -1,5 +1,7 @@
 """Attention that cannot run is replaced with a warning; what can run is left alone; the table knows every choice."""
 
+from pathlib import Path
+
 import pytest
 
 from t_elaine.errors import UserError
@@ -43,10 +45,34 @@ def test_a_row_shorter_than_the_block_is_one_block() -> None:
 
 
 def test_over_pieces_another_kernel_takes_the_place_of_one_that_cannot() -> None:
-    compute = ComputeConfig(attention="flash_tpu", attention_block=128)
-    found, warning = usable(compute, 1024, "tpu", pieces=4)
-    assert found.attention == "splash" and "4 pieces" in warning and "'splash'" in warning
-    assert usable(found, 1024, "tpu", pieces=4) == (found, "")
+    for name, platform, instead in (("flash_tpu", "tpu", "splash"), ("flash_gpu", "gpu", "blocked")):
+        compute = ComputeConfig(attention=name, attention_block=128)
+        found, warning = usable(compute, 1024, platform, pieces=4)
+        assert found.attention == instead and "4 pieces" in warning and repr(instead) in warning
+        assert usable(found, 1024, platform, pieces=4) == (found, "")
+
+
+def test_triton_takes_powers_of_two() -> None:
+    found, warning = usable(ComputeConfig(attention="flash_gpu", attention_block=96), 960, "gpu")
+    assert found.attention == "reference" and "powers of two, and this is 96" in warning
+
+
+def test_the_page_has_the_same_table() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "attention.md").read_text(encoding="utf-8")
+    names = lambda several: ", ".join(several) or "–"  # noqa: E731
+    for name, kernel in KERNELS.items():
+        parts = [
+            " / ".join(map(names, (part.ran, part.interpreted, part.compiled))) if part else "cannot"
+            for part in (kernel.whole, kernel.pieces)
+        ]
+        instead = "itself" if kernel.pieces else f"`{kernel.instead}`"
+        assert f"| `{name}` | {', '.join(kernel.platforms)} | {parts[0]} | {parts[1]} | {instead} |" in page
+
+
+def test_the_table_claims_no_run_on_hardware_that_was_not_there() -> None:
+    """To be changed by whoever runs the checks on an accelerator, with the checks' output in docs/attention.md."""
+    parts = [part for kernel in KERNELS.values() for part in (kernel.whole, kernel.pieces) if part]
+    assert {machine for part in parts for machine in part.ran} == {"x86-64"}
 
 
 def test_the_block_must_divide_a_piece() -> None:

@@ -82,7 +82,7 @@ def one() -> jax.sharding.Mesh:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name, kernel in capability.KERNELS.items() if kernel.interpreted])
+@pytest.mark.parametrize("name", [name for name, kernel in capability.KERNELS.items() if kernel.whole.interpreted])
 def test_kernels_for_other_hardware_pass_where_they_are_interpreted(name: str) -> None:
     model = LlamaConfig(vocab_size=500, embed=64, mlp=96, layers=3, q_heads=4, kv_heads=2, head_dim=128)
     compute = ComputeConfig(attention=name, attention_block=128, dtype="float32")
