@@ -58,7 +58,7 @@ class Run:
     meta: CheckpointMeta
     hosts: Hosts
     line: Line | None
-    watchdog: Watchdog
+    watch: Watch
 
 
 def train(
@@ -120,7 +120,10 @@ def train(
     """
     run_folder.check_versions()
     hosts, config_text = hosts or Hosts(), without_hosts(config_text)
-    with together(hosts, run_folder.same_on_all_hosts(), config_text) as line:
+    with (
+        together(hosts, run_folder.same_on_all_hosts(), config_text) as line,
+        Watch(watchdog or Watchdog(), lambda reason: line.fail(reason, stacks=True) if line else None) as watch,
+    ):
         keep_compiled(compilation_cache)
         devices = make_mesh(mesh or MeshConfig())
         introduce(devices, line)
@@ -170,7 +173,7 @@ def train(
                 meta=meta,
                 hosts=hosts,
                 line=line,
-                watchdog=watchdog or Watchdog(),
+                watch=watch,
             )
             rows = made_of.rows_as_begun(run, begun)
             if begun.step < loop.steps or not begun.resumed:  # a finished run keeps the records of what trained it
@@ -188,6 +191,7 @@ def watched(run: Run, begun: Begun, settings: Checkpointing) -> int:
         with writing:
             run_folder.write_status(run.folder, "stopped", reason, max([0, *complete_steps(run.folder)]))
 
+    run.watch.on_end = stopped
     if run.line is not None:
         run.line.on_end = stopped
     try:
@@ -196,9 +200,8 @@ def watched(run: Run, begun: Begun, settings: Checkpointing) -> int:
         with (
             stopping(run.loop.max_chip_hours, hours.now) as stop,
             Checkpoints(run.folder, settings, say) as checkpoints,
-            Watch(run.watchdog, lambda reason: hung(run, stopped, reason)) as watch,
         ):
-            done, reason = go(run, begun, checkpoints, Guards(stop=stop, watch=watch, hours=hours))
+            done, reason = go(run, begun, checkpoints, stop, hours)
     except UserError as error:
         stopped(error.what)
         raise
@@ -217,23 +220,9 @@ def watched(run: Run, begun: Begun, settings: Checkpointing) -> int:
     return 0
 
 
-def hung(run: Run, stopped: Callable[[str], None], reason: str) -> None:
-    """What the watchdog leaves behind."""
-    if run.line is not None:
-        run.line.fail(reason, stacks=True)
-    stopped(reason)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Guards:
-    """What may end a run before its last step, and what it has cost by then."""
-
-    stop: Callable[[int], str | None]
-    watch: Watch
-    hours: ChipHours
-
-
-def go(run: Run, begun: Begun, checkpoints: Checkpoints, guards: Guards) -> tuple[int, str]:
+def go(
+    run: Run, begun: Begun, checkpoints: Checkpoints, stop: Callable[[int], str | None], hours: ChipHours
+) -> tuple[int, str]:
     """Compile, train, and leave everything saved. Returns (updates done, why it ended)."""
     loop, feed, step = run.loop, run.feed, run.step
     if begun.step >= loop.steps:
@@ -248,7 +237,7 @@ def go(run: Run, begun: Begun, checkpoints: Checkpoints, guards: Guards) -> tupl
         rows = done * feed.shape[0] * feed.shape[1]
         meta = dataclasses.replace(run.meta, step=done, tokens=token_count(rest["tokens"]), row=rows)
         checkpoints.save(params, meta, rest)
-        guards.hours.write(done)
+        hours.write(done)
         if run_folder.is_main():
             told = json.dumps(feed.loader.describe(done), indent=1) + "\n"
             paths.write_text(paths.join(run.folder, "mixture.json"), told)
@@ -262,20 +251,20 @@ def go(run: Run, begun: Begun, checkpoints: Checkpoints, guards: Guards) -> tupl
         groups=feed.loader.groups,
         due=checkpoints.due,
         save=save,
-        stop=guards.stop,
+        stop=stop,
         mfu=lambda rate: mfu(run.model, run.compute, length, rate, kinds),
         evaluators=evaluators(run),
         sinks=sinks,
-        spent=guards.hours.figures,
-        watch=guards.watch.on,
+        spent=hours.figures,
+        watch=run.watch.on,
     )
     if run.line is not None:
         handed.pace = Pace(run.line, run.hosts.report_every, run.hosts.slow_factor, say).step
     try:
         state, reason = looping.run(begun.state, begun.step, loop, handed)
-        with guards.watch.on("checkpoint"):
+        with run.watch.on("checkpoint"):
             checkpoints.wait()
-        guards.hours.write(int(state["step"]))
+        hours.write(int(state["step"]))
     finally:
         handed.batches.close()
         for sink in sinks:

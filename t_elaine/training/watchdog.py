@@ -29,26 +29,28 @@ class Watchdog:
     Args:
         factor: times the median of the latest steps (evaluations, checkpoints: of theirs); 0: never.
         seconds: but never before so many; the first step, evaluation and checkpoint have six times as long.
+        start_seconds: for all that comes before the first step: checking stores, restoring, compiling.
     """
 
     factor: float = 20.0
     seconds: float = 600.0
+    start_seconds: float = 14400.0
 
     def __post_init__(self) -> None:
-        if self.factor < 0 or self.seconds <= 0:
-            raise UserError(
-                f"factor {self.factor}, seconds {self.seconds}", "Watchdog", "give a factor of at least 0 and seconds"
-            )
+        if self.factor < 0 or self.seconds <= 0 or self.start_seconds <= 0:
+            what = f"factor {self.factor}, seconds {self.seconds}, start_seconds {self.start_seconds}"
+            raise UserError(what, "Watchdog", "give a factor of at least 0, and seconds above 0")
 
 
 class Watch:
     """Times the parts of the loop and ends the process when one takes too long."""
 
     def __init__(self, settings: Watchdog, end: Callable[[str], None]) -> None:
-        """end: told the reason, after the stacks are printed; it should leave the process."""
+        """end: told the reason when the stacks are printed; `on_end`, which may be set later, is told after it."""
         self._settings, self._end = settings, end
+        self.on_end: Callable[[str], None] = lambda reason: None
         self._known: dict[str, deque[float]] = {}
-        self._part, self._since, self._limit = "the start", time.monotonic(), float("inf")
+        self._part, self._since, self._limit = "the start", time.monotonic(), settings.start_seconds
         self._closed = threading.Event()
 
     def __enter__(self) -> "Watch":
@@ -99,7 +101,7 @@ class Watch:
         )
         print(told.text(), file=sys.stderr, flush=True)
         # What hangs may be the disk that the status would be written to.
-        telling = threading.Thread(target=self._end, args=(reason,), daemon=True)
+        telling = threading.Thread(target=lambda: (self._end(reason), self.on_end(reason)), daemon=True)
         telling.start()
         telling.join(10.0)
         with contextlib.suppress(OSError, ValueError):

@@ -22,7 +22,10 @@ def told(reason):
     if sys.argv[1] == "disk":
         time.sleep(1000)
 
-with Watch(Watchdog(seconds=0.4, factor=3.0), told) as watch:
+with Watch(Watchdog(seconds=0.4, factor=3.0, start_seconds=0.7), told) as watch:
+    watch.on_end = lambda reason: print("then", flush=True)
+    if sys.argv[1] == "start":
+        waiting_for_ever()
     for _ in range(3):
         with watch.on("compute"):
             time.sleep(0.01)
@@ -38,7 +41,12 @@ def test_nothing_ends_any_more() -> None:
     assert "watchdog: no end of compute in" in done.stderr and "it usually takes 0.0 s" in done.stderr
     assert "waiting_for_ever" in done.stderr, "the stack shows where"
     assert "error: no end of compute" in done.stderr and "goes on from the last checkpoint" in done.stderr
-    assert done.stdout.startswith("told: no end of compute")
+    assert done.stdout.startswith("told: no end of compute") and done.stdout.endswith("then\n")
+
+
+def test_a_start_that_never_ends() -> None:
+    done = subprocess.run([sys.executable, "-c", PROGRAM, "start"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and "error: no end of the start in 1 s" in done.stderr
 
 
 @pytest.mark.slow
@@ -58,7 +66,7 @@ def test_limits_follow_what_the_part_usually_takes(tmp_path: Path) -> None:
     assert ended == []
 
 
-@pytest.mark.parametrize("wrong", [{"factor": -1.0}, {"seconds": 0.0}])
+@pytest.mark.parametrize("wrong", [{"factor": -1.0}, {"seconds": 0.0}, {"start_seconds": 0.0}])
 def test_settings_out_of_range(wrong: dict[str, float]) -> None:
     with pytest.raises(UserError):
         Watchdog(**wrong)
