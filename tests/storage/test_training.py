@@ -3,26 +3,28 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 
 from t_elaine import paths
 from t_elaine.checkpoints import layout, verify
 from t_elaine.checkpoints.reading import read_tensor, tensors
+from t_elaine.errors import UserError
 from t_elaine.hf.folders import copy_into
 from t_elaine.reporting.record import read_record
+from t_elaine.training.lease import Lease, held
 from tests import tiny_runs
 from tests.storage.bucket import Bucket
 
 SPRINKLED = [
-    {"match": "checkpoints", "status": 503, "every": 40, "times": 3},
-    {"match": "POST .*upload", "status": 429, "every": 25, "times": 3},
+    {"match": "checkpoints", "status": 503, "every": 40, "times": 2},
+    {"match": "POST .*upload", "status": 429, "every": 25, "times": 2},
     {"match": "GET .*train-", "status": 429, "every": 3, "times": 1},
 ]
 
@@ -71,6 +73,7 @@ def test_no_tensorflow_is_loaded_for_an_object_store(bucket: Bucket) -> None:
     assert done.stdout.split("\n")[0] == "[1. 1. 1.] False", done.stderr
 
 
+@pytest.mark.slow
 def test_a_kill_during_an_upload_costs_the_steps_since_the_last_checkpoint(bucket: Bucket, tmp_path: Path) -> None:
     store = tiny_runs.make_store(tmp_path / "s")
     run = f"{bucket.url}/run"
@@ -115,24 +118,42 @@ def test_a_kill_at_any_moment_of_a_save(bucket: Bucket, tmp_path: Path, moment: 
 def test_a_bucket_without_rights_ends_in_three_lines(bucket: Bucket, tmp_path: Path) -> None:
     store = tiny_runs.make_store(tmp_path / "s")
     bucket.faults({"match": "POST .*checkpoints/3/", "status": 403, "times": 10**6})
-    code, output = tiny_runs.train_process(f"{bucket.url}/run", [store], steps=6)
-    assert code == 2 and "mend: " in output and "Traceback" not in output, output
+    with pytest.raises(UserError, match="checkpoint 3 could not be saved") as told:
+        tiny_runs.train_here(f"{bucket.url}/run", [store], steps=6)  # type: ignore[arg-type]
+    assert told.value.mend == "look at bucket, permissions and network"
+    bucket.faults()
     assert json.loads(paths.read_text(f"{bucket.url}/run/status.json"))["state"] == "stopped"
+    assert layout.complete_steps(f"{bucket.url}/run") == []
 
 
 def test_a_second_run_in_the_folder_is_refused(bucket: Bucket, tmp_path: Path) -> None:
     store = tiny_runs.make_store(tmp_path / "s")
-    run = f"{bucket.url}/run"
-    process = tiny_runs.start_process(run, [store], steps=100_000, evaluate_tokens=0, every=100_000)
-    until = time.monotonic() + 200
-    while not paths.exists(f"{run}/status.json"):
-        assert process.poll() is None and time.monotonic() < until
-        time.sleep(0.2)
-    try:
-        with pytest.raises(Exception, match=f"in use by process {process.pid} "):
-            tiny_runs.train_here(run, [store])  # type: ignore[arg-type]
-    finally:
-        process.send_signal(signal.SIGTERM)
-        output, _ = process.communicate(timeout=120)
-    assert process.returncode == 0 and "preempted" in output
-    assert jax.process_count() == 1
+    settings = Lease(stale_seconds=3, heartbeat_seconds=0.5)
+    with (
+        held(f"{bucket.url}/run", settings, False, print),
+        pytest.raises(UserError, match=f"in use by process {os.getpid()} "),
+    ):
+        tiny_runs.train_here(f"{bucket.url}/run", [store], lease=settings)  # type: ignore[arg-type]
+    assert paths.listing(f"{bucket.url}/run") == []
+
+
+@pytest.mark.full
+def test_two_processes_write_one_checkpoint(bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = tiny_runs.make_store(tmp_path / "s")
+    far, run = f"{bucket.url}/stores/s", f"{bucket.url}/run"
+    copy_into(store, far, last="manifest.json")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    monkeypatch.setenv("T_ELAINE_COORDINATOR", f"127.0.0.1:{port}")
+    monkeypatch.setenv("T_ELAINE_PROCESSES", "2")
+    for steps in (3, 6):  # the second time they go on from what they wrote
+        started = []
+        for number in range(2):
+            monkeypatch.setenv("T_ELAINE_PROCESS", str(number))
+            started.append(tiny_runs.start_process(run, [far], steps=steps))
+        told = [process.communicate(timeout=400)[0] for process in started]
+        assert [process.returncode for process in started] == [0, 0], told
+    assert "going on from checkpoint 3" in told[0] and layout.complete_steps(run) == [3, 6]
+    assert {"digests.json", "digests.1.json"} <= set(paths.listing(layout.step_dir(run, 6)))
+    assert verify.faults(layout.step_dir(run, 6)) == []
