@@ -60,9 +60,11 @@ def save_more(question: Question, free: float) -> str:
     saved = list(compute.saved)
     before = question.needs().total
     for name in SAVEABLE:
+        if name in saved or name in compute.offloaded:
+            continue
         tried = (*saved, name)
         more = question.but(remat="names", saved=tried).needs().total - before
-        if name not in saved and more < free - 0.3 * GIB:
+        if more < free - 0.3 * GIB:
             saved.append(name)
     if saved == list(compute.saved):
         return ""
@@ -136,7 +138,7 @@ def ways(question: Question) -> Iterator[list[tuple[str, Question]]]:
         (f"ComputeConfig.saved = {names!r}, remat 'names'", question.but(remat="names", saved=names)) for names in saved
     ]
     if compute.remat != "full":
-        yield [*named, ("ComputeConfig.remat = 'full' (nothing saved)", question.but(remat="full", saved=()))]
+        yield [*named, ("ComputeConfig.remat = 'full' (nothing saved)", question.but(remat="full", saved=(), offloaded=()))]
     cuts = [
         n
         for n in (2, 4, 8)

@@ -83,6 +83,8 @@ def test_memory_that_is_free_is_spent_on_saving_more() -> None:
     told = advice.save_more(question(), 4.15 * GIB)
     assert told.endswith("ComputeConfig.saved = ('q', 'k', 'v', 'attention', 'middle')")
     assert advice.save_more(question(), 0.5 * GIB) == ""
+    offloading = dataclasses.replace(USUAL, saved=("q", "k", "v"), offloaded=("attention",))
+    assert "'attention'" not in advice.save_more(question(compute=offloading), 4.15 * GIB)
 
 
 def test_a_refusal_of_the_compiler_becomes_the_same_plain_answer() -> None:

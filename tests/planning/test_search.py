@@ -1,4 +1,4 @@
-"""A search tries what may fit, the most promising first, keeps what it learns, goes on after a kill, names a command."""
+"""A search tries what may fit, the most promising first; it keeps what it learns and goes on after a kill."""
 
 import json
 import os
