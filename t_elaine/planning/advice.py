@@ -134,21 +134,16 @@ def ways(question: Question) -> Iterator[list[tuple[str, Question]]]:
     saved = [compute.saved[:n] for n in range(len(compute.saved) - 1, 0, -1)]
     if compute.remat in ("none", "minimal"):
         saved = [USUAL]
-    named = [
-        (f"ComputeConfig.saved = {names!r}, remat 'names'", question.but(remat="names", saved=names)) for names in saved
-    ]
+    less = {f"ComputeConfig.saved = {names!r}, remat 'names'": (names, "names") for names in saved}
     if compute.remat != "full":
-        yield [*named, ("ComputeConfig.remat = 'full' (nothing saved)", question.but(remat="full", saved=(), offloaded=()))]
-    cuts = [
-        n
-        for n in (2, 4, 8)
-        if question.mesh["fsdp"] % n == 0 and B % n == 0 and T % (n * question.mesh["context"]) == 0
-    ]
-    if cuts:
         yield [
-            (f"rows in pieces: MeshConfig.context = {n * question.mesh['context']}", _in_pieces(question, n))
-            for n in cuts
+            *((setting, question.but(remat=remat, saved=names)) for setting, (names, remat) in less.items()),
+            ("ComputeConfig.remat = 'full' (nothing saved)", question.but(remat="full", saved=(), offloaded=())),
         ]
+    now, rows = question.mesh["context"], question.mesh["fsdp"]
+    cuts = [n for n in (2, 4, 8) if rows % n == 0 and B % n == 0 and T % (n * now) == 0]
+    if cuts:
+        yield [(f"rows in pieces: MeshConfig.context = {n * now}", _in_pieces(question, n)) for n in cuts]
 
 
 def _in_pieces(question: Question, n: int) -> Question:
