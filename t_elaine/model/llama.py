@@ -18,7 +18,7 @@ from jax.ad_checkpoint import checkpoint_name
 from t_elaine.model import attention, context, heads_tpu, rope
 from t_elaine.model.config import OFFLOAD, SAVEABLE, ComputeConfig, LlamaConfig
 from t_elaine.model.ops import gated_linear, linear, look_up, normed_linears, rms_norm, unstack
-from t_elaine.model.placement import constrain, pieces
+from t_elaine.model.placement import constrain, pieces, row_major
 
 Params = dict[str, Any]
 # (weights, their axes) → the residual stream, and the normed one times each of them.
@@ -160,10 +160,10 @@ def _layer(
         matrices = jax.tree.map(lambda leaf: leaf.astype(dtype), {"attention": w["attention"], "mlp": w["mlp"]})
         normed = _normed(x_BTD, w["attention_norm"]["scale"], config.norm_eps)
         x_BTD = _attention(matrices["attention"], normed, cos, sin, segments, compute)
-        x_BTD = checkpoint_name(constrain(x_BTD, "batch", "sequence", None), "middle")
+        x_BTD = checkpoint_name(row_major(constrain(x_BTD, "batch", "sequence", None)), "middle")
         normed = _normed(x_BTD, w["mlp_norm"]["scale"], config.norm_eps)
         x_BTD = _mlp(matrices["mlp"], normed)
-        return constrain(x_BTD, "batch", "sequence", None), None
+        return row_major(constrain(x_BTD, "batch", "sequence", None)), None
 
     if compute.remat == "none":
         return layer

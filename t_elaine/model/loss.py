@@ -55,16 +55,17 @@ def _chunks_a_group(x_NPSCD: jax.Array) -> int:
 
 
 def _in_groups(
-    group: Callable[..., tuple[jax.Array, Any]], parts: tuple[jax.Array, ...], size: int
+    group: Callable[..., tuple[Any, Any]], kept: jax.Array, parts: tuple[jax.Array, ...]
 ) -> tuple[jax.Array, Any]:
-    """Scan over groups of chunks: `group` (dw or None, parts [G,...]) → (dw, results [G,...])."""
-    N = parts[0].shape[0]
+    """Scan over groups of chunks: `group` ((dw or None, kept [G,...]), parts [G,...]) → (carry, results [G,...])."""
+    N, size = parts[0].shape[0], kept.shape[0]
     if size == N:
-        return group(None, parts)
+        (dw, _), results = group((None, kept), parts)
+        return dw, results
     split = jax.tree.map(lambda x: x.reshape(N // size, size, *x.shape[1:]), parts)
     first, rest = (jax.tree.map(lambda x, cut=cut: x[cut], split) for cut in (0, slice(1, None)))
-    dw, begun = group(None, first)
-    dw, others = jax.lax.scan(group, dw, rest)
+    carry, begun = group((None, kept), first)
+    (dw, _), others = jax.lax.scan(group, carry, rest)
     return dw, jax.tree.map(lambda a, b: jnp.concatenate([a, b.reshape(-1, *b.shape[2:])]), begun, others)
 
 
@@ -125,8 +126,8 @@ def weighted_nll(
     def run_forward(x: jax.Array, w: jax.Array) -> tuple[Sums, tuple[jax.Array, jax.Array]]:
         table = gathered(w, x.dtype, None, "vocab")  # once, not for each chunk
 
-        def one(_: None, part: tuple[jax.Array, ...]) -> tuple[None, tuple[jax.Array, ...]]:
-            x_PSCD, targets, weights = part
+        def one(kept: jax.Array, indexed: tuple[jax.Array, ...]) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+            index, x_PSCD, targets, weights = indexed
             logits = _logits(x_PSCD, table)
             nll, normaliser = _nll(logits, targets)
             hit = targets[..., None] == jnp.arange(logits.shape[-1])[None, None, None, :]
@@ -135,16 +136,19 @@ def weighted_nll(
                 softmax = softmax * (1 + 2 * z_loss * normaliser[..., None])
             error = ((softmax - hit) * weights[..., None]).astype(x.dtype)
             dx = jnp.einsum("PSCV,DV->PSCD", error, table, preferred_element_type=jnp.float32)
-            return None, (nll, normaliser, dx.astype(x.dtype), error)
+            kept = jax.lax.dynamic_update_index_in_dim(kept, error, index, 0)
+            return kept, (nll, normaliser, dx.astype(x.dtype))
 
-        def group(dw: jax.Array | None, part: tuple[jax.Array, ...]) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-            _, (*results, error) = jax.lax.scan(one, None, part)
-            more = jnp.einsum("GPSCD,GPSCV->PSDV", part[0], error, preferred_element_type=jnp.float32)
+        def group(carry: tuple[Any, jax.Array], part: tuple[jax.Array, ...]) -> tuple[Any, tuple[jax.Array, ...]]:
+            dw, kept = carry  # one room for all groups: a TPU fills each new one with zeros first
+            kept, results = jax.lax.scan(one, kept, (jnp.arange(kept.shape[0]), *part))
+            more = jnp.einsum("GPSCD,GPSCV->PSDV", part[0], kept, preferred_element_type=jnp.float32)
             more = constrain(more, "batch", "sequence", None, "vocab")
-            return (more if dw is None else dw + more), tuple(results)
+            return ((more if dw is None else dw + more), kept), results
 
         parts = (_chunks(x, chunk), _chunks(targets_BT, chunk), _chunks(weights_BT, chunk))
-        dw, results = _in_groups(group, parts, _chunks_a_group(parts[0]))
+        kept = jnp.zeros((_chunks_a_group(parts[0]), *parts[0].shape[1:4], table.shape[1]), x.dtype)
+        dw, results = _in_groups(group, constrain(kept, None, "batch", "sequence", None, "vocab"), parts)
         nll, normaliser, dx = (_rows(result, B, T) for result in results)
         penalty = penalised(normaliser)
         return (jnp.sum(nll * weights_BT) + penalty, nll, penalty), (

@@ -9,6 +9,7 @@ from contextvars import ContextVar
 from typing import Any, Protocol
 
 import jax
+from jax.experimental.layout import Layout, with_layout_constraint
 
 Axes = tuple[str | None, ...]
 
@@ -94,3 +95,13 @@ def mesh_axes(axis: str) -> tuple[str, ...]:
     """The mesh axes along which a dimension with this logical axis is cut, for collectives inside `per_shard`."""
     placement = _current.get()
     return () if placement is None else placement.mesh_axes(axis)
+
+
+def row_major(x: jax.Array) -> jax.Array:
+    """Ask a TPU's compiler to keep x's last dimension innermost, as kernels and loops read it; nothing elsewhere.
+
+    Left alone, it may turn a matmul's result for the matmul's sake and copy it for every later reader.
+    """
+    if platform() != "tpu":
+        return x
+    return with_layout_constraint(x, Layout(major_to_minor=tuple(range(x.ndim))))
