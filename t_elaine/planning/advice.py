@@ -106,8 +106,10 @@ def more_chips(question: Question, over: float) -> str:
         mesh = {**question.mesh, "fsdp": times * question.mesh["fsdp"]}
         if now - _total(dataclasses.replace(question, mesh=mesh, shape=(A, times * B, T))) >= over:
             count = times * topology.chips // topology.slices
-            shape = next((s for s in topology.chip.shapes if math.prod(map(int, s.split("x"))) == count), str(count))
-            return f"more chips along MeshConfig.fsdp: plan.topology = '{topology.family}:{shape}' fits"
+            shapes = [s for s in topology.chip.shapes if math.prod(map(int, s.split("x"))) == count] or [str(count)]
+            if topology.chip.kind == "tpu" and shapes == [str(count)]:
+                continue  # no slice of so many
+            return f"more chips along MeshConfig.fsdp: plan.topology = '{topology.family}:{shapes[0]}' fits"
     return ""
 
 

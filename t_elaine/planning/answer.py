@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from t_elaine.model import llama
-from t_elaine.planning import advice, memory
+from t_elaine.planning import advice, hlo, memory
 from t_elaine.planning.compile import Compiled, TooLarge
 from t_elaine.planning.costs import Costs
 from t_elaine.planning.hlo import Module
@@ -211,6 +211,9 @@ def too_large(question: Question, refusal: TooLarge) -> Record:
     record = asked(question) | {"arithmetic": arithmetic(question), "by": "the compiler, which refuses it"}
     record["compile_seconds"] = refusal.seconds
     need = question.needs()
+    buffers = []
+    if refusal.hlo and refusal.assignment:
+        buffers = memory.largest(refusal.assignment, refusal.lives, hlo.parse(refusal.hlo))
     used, limit = memory.refused(refusal.message)
     used, limit = used or need.total, limit or question.rates.memory
     record["memory"] = {
@@ -222,7 +225,7 @@ def too_large(question: Question, refusal: TooLarge) -> Record:
         "optimizer": need.moments,
         "batch_and_padding": 0,
         "activations": max(0, used - need.parameters - need.moments),
-        "largest": [],
+        "largest": buffers,
     }
     record["limit"] = {"name": "memory", "share": 1.0}
     record["change"] = advice.too_large(question, used - limit)

@@ -19,7 +19,7 @@ from t_elaine.errors import UserError
 from t_elaine.training.step import Step, batch_shapes
 
 # What the compiler's dump is called, after the program's name.
-ASSIGNMENT, LIVES = "buffer-assignment.txt", "live-range.txt"
+ASSIGNMENT, LIVES, PROGRAM = "buffer-assignment.txt", "live-range.txt", "after_optimizations.txt"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,10 +47,21 @@ class Compiled:
 
 @dataclass(frozen=True, kw_only=True)
 class TooLarge:
-    """The compiler's refusal: what it says, and how long it took to say so."""
+    """The compiler's refusal: what it says, how long it took to say so, and what it dumped by then.
+
+    Args:
+        message: its own.
+        seconds: that lowering and compiling took.
+        hlo: the program as far as it came; "" where it dumps none.
+        assignment: as in `Compiled`.
+        lives: as in `Compiled`.
+    """
 
     message: str
     seconds: float
+    hlo: str = ""
+    assignment: str = ""
+    lives: str = ""
 
 
 def compile_step(step: Step, shape: tuple[int, int, int]) -> Compiled | TooLarge:
@@ -69,7 +80,7 @@ def compile_step(step: Step, shape: tuple[int, int, int]) -> Compiled | TooLarge
         try:
             done = lowered.compile(compiler_options={"xla_dump_to": folder})
         except jax.errors.JaxRuntimeError as error:
-            return _refused(error, time.perf_counter() - begun)
+            return _refused(error, time.perf_counter() - begun, folder)
         memory: Any = done.memory_analysis()
         peak = int(memory.peak_memory_in_bytes)
         if step.batch_sharding.mesh.devices.flat[0].platform == "cpu":  # whose peak leaves out what is temporary
@@ -97,10 +108,12 @@ def _compiled_anew() -> Iterator[None]:
         jax.config.update("jax_enable_compilation_cache", before)
 
 
-def _refused(error: jax.errors.JaxRuntimeError, seconds: float) -> TooLarge:
+def _refused(error: jax.errors.JaxRuntimeError, seconds: float, folder: str) -> TooLarge:
     message = str(error)
     if "RESOURCE_EXHAUSTED" in message or "CompileTimeHbmOom" in message or "exceeds available HBM" in message:
-        return TooLarge(message=message, seconds=seconds)
+        dumped = {"hlo": PROGRAM, "assignment": ASSIGNMENT, "lives": LIVES}
+        found = {name: _dumped(folder, ending) for name, ending in dumped.items()}
+        return TooLarge(message=message, seconds=seconds, **found)
     told = message.splitlines()[0]
     if "compile option" in message.lower() or "compiler option" in message.lower() or "setting option" in message:
         raise UserError(told, "train.compiler_options", "take the option out, or mend its value") from error

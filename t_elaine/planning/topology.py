@@ -52,7 +52,8 @@ class Topology:
         """For people."""
         slices = f"{self.slices} slices of " if self.slices > 1 else ""
         if self.chip.kind == "tpu":
-            return f"{slices}{self.chip.label}, {' x '.join(map(str, self.shape))}, {self.chips} chips"
+            chips = f"{self.chips} chips" if self.chips > 1 else "1 chip"
+            return f"{slices}{self.chip.label}, {' x '.join(map(str, self.shape))}, {chips}"
         return f"{self.chips} x {self.chip.label}"
 
 

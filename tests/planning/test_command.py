@@ -151,8 +151,13 @@ def test_a_refusal_for_memory_ends_with_1_and_what_to_change(
     assert "DOES NOT FIT by 4.25 GiB" in out and "what to change" in out
 
 
+needs_libtpu = pytest.mark.skipif(
+    not topology.has_compiler(), reason="libtpu, which compiles for TPUs, is not installed"
+)
+
+
 @pytest.mark.slow
-@pytest.mark.skipif(not topology.has_compiler(), reason="libtpu, which compiles for TPUs, is not installed")
+@needs_libtpu
 def test_a_step_compiled_for_a_tpu(capsys: pytest.CaptureFixture[str]) -> None:
     wide = ["--gin.LlamaConfig.head_dim=128", "--gin.Mixture.sequence_length=256", "--gin.Mixture.batch_tokens=1024"]
     kernel = ["--gin.ComputeConfig.attention='splash'", "--gin.ComputeConfig.dtype='bfloat16'"]
@@ -168,3 +173,21 @@ def test_a_step_compiled_for_a_tpu(capsys: pytest.CaptureFixture[str]) -> None:
     assert 0 < steps["hidden"] <= steps["sync exposed"] <= steps["exposed"]
     assert sum(record["parts"].values()) == pytest.approx(steps["exposed"])
     assert record["loops"] and not record["loops_not_read"]
+
+
+@pytest.mark.slow
+@needs_libtpu
+def test_what_the_compiler_refuses_is_told_with_its_buffers_near_the_arithmetic(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Llama-3.2-1B on one v5e: the state fits, the step does not, which only the compiler can say."""
+    whole = ["--gin_file=cpt.gin", "--gin_file=models/llama32_1b.gin", "--gin.Mixture.batch_tokens=4096"]
+    kernel = ["--gin.ComputeConfig.attention='splash'", "--gin.ComputeConfig.attention_block=512"]
+    assert plan.main([*whole, *kernel, "--topology=v5e:1x1", "--json"]) == 1
+    record = json.loads(capsys.readouterr().out)
+    assert not record["arithmetic"]["decided"] and record["by"] == "the compiler, which refuses it"
+    memory = record["memory"]
+    assert memory["peak"] > memory["limit"] == 15.75 * 2**30
+    assert record["arithmetic"]["total"] == pytest.approx(memory["peak"], rel=0.1)
+    assert any(row["source"].startswith("t_elaine/model/") for row in memory["largest"])
+    assert any("plan.topology = 'v5e:2x2' fits" in way for way in record["change"])
