@@ -107,10 +107,10 @@ def test_workers_make_the_same_files_and_import_no_jax(tmp_path: Path) -> None:
 def test_a_second_run_does_nothing(tmp_path: Path) -> None:
     task = two_languages(tmp_path)
     store, _ = prepare(tmp_path / "stores", task)
-    before = {p: (p.stat().st_mtime_ns, p.stat().st_ino) for p in store.folder.rglob("*")}
+    before = {p: (p.stat().st_mtime_ns, p.stat().st_ino) for p in Path(store.folder).rglob("*")}
     _, printed = prepare(tmp_path / "stores", task)
     assert "up to date" in printed
-    assert before == {p: (p.stat().st_mtime_ns, p.stat().st_ino) for p in store.folder.rglob("*")}
+    assert before == {p: (p.stat().st_mtime_ns, p.stat().st_ino) for p in Path(store.folder).rglob("*")}
     assert sorted(p.name for p in (tmp_path / "stores").iterdir()) == ["both"]
 
 
@@ -129,7 +129,7 @@ def test_a_store_of_another_making_is_refused_with_the_difference(tmp_path: Path
     path = small.write_rows(tmp_path / "a.jsonl", small.rows(20))
     task, making = small.task("t", small.source(path), preprocessors=(small.shout,)), Making()
     store, _ = prepare(tmp_path / "stores", task, making)
-    old = files(store.folder)
+    old = files(Path(store.folder))
     vocabulary = load_vocabulary(SAMPLE_VOCABULARY)
     if change == "text":
         small.write_rows(path, small.rows(20, start=1))
@@ -148,10 +148,10 @@ def test_a_store_of_another_making_is_refused_with_the_difference(tmp_path: Path
     with pytest.raises(UserError, match="made from something else") as caught:
         prepare_stores([task], vocabulary, tmp_path / "stores", making, workers=1, console=Console(file=io.StringIO()))
     assert "→" in caught.value.what and "--overwrite" in caught.value.mend
-    assert files(store.folder) == old
+    assert files(Path(store.folder)) == old
     if change not in ("field", "vocabulary"):
         again, _ = prepare(tmp_path / "stores", task, making, overwrite=True)
-        assert files(again.folder)["manifest.json"] != old["manifest.json"]
+        assert files(Path(again.folder))["manifest.json"] != old["manifest.json"]
         verify_store(again.folder)
 
 
@@ -160,7 +160,7 @@ def test_malformed_records_are_in_the_quarantine(tmp_path: Path) -> None:
     path = small.write_rows(tmp_path / "a.jsonl", small.rows(60), bad)
     task = small.task("t", small.source(path), preprocessors=(small.refuse_third,))
     store, printed = prepare(tmp_path / "stores", task, Making(shards=4, max_rejected_share=0.2))
-    entries = [json.loads(line) for line in (store.folder / "quarantine.jsonl").read_text().split("\n") if line]
+    entries = [json.loads(line) for line in (Path(store.folder) / "quarantine.jsonl").read_text().split("\n") if line]
     lines = sorted(4 + i for i in (0, 10, 20, 30, 40) if i + 3 < 60)
     assert sorted(e["line"] for e in entries) == sorted([i + 1 for i in bad] + [*lines, 54])
     assert all(e["file"] == str(path) and e["reason"] and len(e["shown"]) <= 200 for e in entries)
@@ -174,7 +174,7 @@ def test_private_sources_show_no_text(tmp_path: Path) -> None:
     store, _ = prepare(
         tmp_path / "stores", small.task("t", small.source(path, private=True)), Making(max_rejected_share=1)
     )
-    content = (store.folder / "quarantine.jsonl").read_text()
+    content = (Path(store.folder) / "quarantine.jsonl").read_text()
     assert "Taro" not in content and content.count('"hash"') == content.count('"length"') == 2
 
 
@@ -261,7 +261,7 @@ def test_duplicates_are_counted_and_dropped_by_option(tmp_path: Path) -> None:
 def test_a_full_disk_is_one_message_and_the_old_store_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     task = two_languages(tmp_path)
     store, _ = prepare(tmp_path / "stores", task)
-    old = files(store.folder)
+    old = files(Path(store.folder))
     real, calls = os.fsync, []
 
     def full(descriptor: int) -> None:
@@ -273,7 +273,7 @@ def test_a_full_disk_is_one_message_and_the_old_store_stays(tmp_path: Path, monk
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(UserError, match="disk is full"):
         prepare(tmp_path / "stores", task, Making(shards=4), overwrite=True)
-    assert len(calls) > 6 and files(store.folder) == old
+    assert len(calls) > 6 and files(Path(store.folder)) == old
     monkeypatch.undo()
     again, printed = prepare(tmp_path / "stores", task, Making(shards=4), overwrite=True)
     assert "resumed" in printed and len(again.files("train")) == 4
