@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -113,6 +114,19 @@ def test_hosts_with_different_versions_are_refused(cloud: Cloud) -> None:
     (cloud.host(1) / "jax").write_text("0.10.1")
     done = cloud.run("install")
     assert done.returncode == 1 and "different versions" in done.stderr and "jax=0.10.1" in done.stderr
+
+
+@pytest.mark.parametrize("script", ["install", "resume"])
+def test_ctrl_c_prints_what_deletes_the_pod(cloud: Cloud, script: str) -> None:
+    slow = (["host.sh"], [{"out": "", "sleep": 30}])
+    cloud.answers(state("ACTIVE"), run_says("running"), nodes("READY"), slow)
+    process = cloud.start(script, *(["--yes"] if script == "resume" else []), start_new_session=True)
+    until = time.monotonic() + 60
+    while not any("host.sh" in call[-1] for call in cloud.calls()) and time.monotonic() < until:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130 and DELETE_LINE in err
 
 
 @pytest.mark.parametrize("script", ["install", "launch"])
