@@ -12,6 +12,7 @@ from t_elaine.planning.assumptions import Assumptions
 from t_elaine.planning.search import Search
 from t_elaine.searched import searched
 
+DOES_NOT_FIT = 3
 FLAGS = ("topology", "slices", "search", "json", "hlo_out")
 
 
@@ -33,6 +34,8 @@ def plan(
 ) -> int:
     """Say what would happen if `train` ran with these gin files on a topology: memory, time, money.
 
+    The exit code is 0 where it fits and 3 where it does not.
+
     Args:
         topology: "v5e:16x16", "v5e-256", "cpu:8" (simulated), "h100:8" (arithmetic alone).
         slices: TPU slices, joined by the data centre's network (mesh axis `replica`).
@@ -53,7 +56,7 @@ def plan(
         return searched(training, topology, slices, assumed, choices or Search(), FLAGS, argv, config_text, json)
     record = answered(training, topology, slices, groups, token_budget, assumed, compile, hlo_out)
     print(jsons.dumps(record, indent=1) if json else words.text(record))
-    return 0 if words.fits(record) else 1
+    return 0 if words.fits(record) else DOES_NOT_FIT
 
 
 def main(argv: Sequence[str] | None = None) -> int:

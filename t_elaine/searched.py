@@ -33,7 +33,7 @@ def searched(
     config_text: str,
     as_json: bool,
 ) -> int:
-    """Try, tell, and return 0 if anything fits.
+    """Try, tell, and return 0 if anything fits, else 3.
 
     Args:
         training: the arguments of `train`.
@@ -61,7 +61,7 @@ def searched(
         print(json.dumps({"estimated": "estimated, not measured", "trials": records, "best": command}, indent=1))
     else:
         print(searching.told(records, command))
-    return 0 if best else 1
+    return 0 if best else 3
 
 
 def with_settings(

@@ -174,7 +174,7 @@ def _compiled(command: Sequence[str], limit: float) -> Record:
             return {"stopped": "stopped: the budget is spent"}
         finally:
             process.kill()
-    if process.returncode in (0, 1) and out.startswith("{"):
+    if process.returncode in (0, 3) and out.startswith("{"):
         return dict(json.loads(out))
     told = [line.removeprefix("error: ") for line in err.splitlines() if line.startswith("error: ")]
     return {"error": told[0] if told else f"the compiler ended with code {process.returncode}"}
