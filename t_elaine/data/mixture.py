@@ -65,7 +65,7 @@ class Mixture:
         overlong: "whole" only: documents of more than T+1 tokens are dropped or truncated; either is counted.
         window_tokens: documents are shuffled within windows of about this many tokens (and one document for each 512).
         split: which split of the stores.
-        cache_gb: GB of memory for what is read of stores in an object store, at least a few batches.
+        cache_gb: GB of memory for what is read of stores in an object store; 0.54 for each of them reads nothing twice.
     """
 
     stores: Sequence[str]

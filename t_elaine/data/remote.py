@@ -1,6 +1,6 @@
 """Reading a store in an object store: everything but the tokens once, tokens by ranged requests, ahead of their turn.
 
-The tokens are 97 % of a store and each host needs few of them at a time; what was read lies in a bounded cache in
+The tokens are nearly all of a store and each host needs few of them at a time; what was read lies in a bounded cache in
 memory. Digests are not compared here: a part of a file has none.
 """
 
