@@ -149,7 +149,7 @@ def run(
         record["cached"] = path.exists()
         if not path.exists():
             if left <= 0:
-                record["reason"] = "not tried: the budget is spent"
+                record["reason"] = "not tried: budget spent"
                 continue
             begun = time.monotonic()
             say(f"trial {number} of {len(trials)}: {short(trial.settings)} ({left:.0f} s of the budget left)")
@@ -171,7 +171,7 @@ def _compiled(command: Sequence[str], limit: float) -> Record:
         try:
             out, err = process.communicate(timeout=limit)
         except subprocess.TimeoutExpired:
-            return {"stopped": "stopped: the budget is spent"}
+            return {"stopped": "stopped: budget spent"}
         finally:
             process.kill()
     if process.returncode in (0, 3) and out.startswith("{"):
@@ -200,10 +200,10 @@ def _figures(told: Record) -> Record:
 def short(settings: Mapping[str, Any]) -> str:
     """A combination in a few words."""
     sizes = {name.partition(".")[2]: size for name, size in settings.items() if name.startswith("MeshConfig.")}
-    axes = " ".join(f"{axis}={size}" for axis, size in sizes.items() if size != 1)
+    axes = " ".join(f"{axis}={size}" for axis, size in sizes.items() if size not in (1, -1))
     remat = "+".join(settings["ComputeConfig.saved"]) or settings["ComputeConfig.remat"]
     kernel = f"{settings['ComputeConfig.attention']} {settings['ComputeConfig.attention_block']}"
-    return f"rows {settings['train.rows_per_device']}, {remat}, {kernel}, {axes}"
+    return ", ".join(filter(None, [f"rows {settings['train.rows_per_device']}", remat, kernel, axes]))
 
 
 def told(records: Sequence[Record], best: str) -> str:
@@ -224,4 +224,6 @@ def told(records: Sequence[Record], best: str) -> str:
         head,
         *(f"{line}  {record['reason']}"[:WIDTH].rstrip() for line, record in zip(body, records, strict=True)),
     ]
-    return "\n".join([*lines, "", f"best: {best}" if best else "nothing that was tried fits"])
+    tried = any("peak" in record for record in records)
+    nothing = "nothing that was tried fits" if tried else "nothing was compiled: raise Search.budget or widen Search"
+    return "\n".join([*lines, "", f"best: {best}" if best else nothing])

@@ -53,7 +53,8 @@ def fits(record: Record) -> bool:
 def heading(record: Record) -> str:
     """What was asked, and that nothing was measured."""
     batch, topology = record["batch"], record["topology"]
-    mesh = ", ".join(f"{axis}={size}" for axis, size in record["mesh"].items())
+    axes = [f"{axis}={size}" for axis, size in record["mesh"].items() if size > 1]
+    mesh = ", ".join(axes) or "of one device"
     rows = f"{batch['accumulation']} x {batch['rows']} rows of {batch['length']:,}"
     seconds = f", {record['compile_seconds']:.0f} s" if "compile_seconds" in record else ""
     return wrapped(

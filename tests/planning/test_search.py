@@ -80,8 +80,8 @@ def test_a_spent_budget_stops_the_trial_and_leaves_the_rest(tmp_path: Path) -> N
     records = run(tmp_path, trials(1, 2), budget=1.0, wait=30.0)
     assert time.monotonic() - begun < 15
     assert ran(tmp_path) == [1] and {r["reason"] for r in records} == {
-        "stopped: the budget is spent",
-        "not tried: the budget is spent",
+        "stopped: budget spent",
+        "not tried: budget spent",
     }
     assert not list((tmp_path / "cache").glob("*.json"))
 
