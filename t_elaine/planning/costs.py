@@ -161,6 +161,8 @@ class _Walk:
                     self.collective(i, i.opcode, True, times)
                 elif i.target == "tpu_custom_call":
                     self.kernel(i, times)
+                elif i.names("called_computations"):  # after code generation a collective stands one call deeper
+                    self.elsewhere(i, times)
 
     def collective(self, i: Instruction, kind: str, asynchronous: bool, times: float, scattered: bool = False) -> None:
         found = collectives.cost(i, kind, asynchronous, self.rates, self.mesh, self.slices, scattered)
