@@ -4,6 +4,7 @@ Reads files only and computes nothing but sums and means. Files that a run may l
 is there but damaged is an error.
 """
 
+import datetime
 import itertools
 import json
 import math
@@ -18,6 +19,7 @@ from t_elaine.errors import UserError
 from t_elaine.reporting.parent import Parent, read_parent
 
 Line = dict[str, Any]
+BEATS = 9  # missed heartbeats of a lease after which nobody is thought to hold it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,12 +101,14 @@ def true_status(run_dir: str, status: dict[str, Any], last: int) -> dict[str, An
     """The status as it stands; a run that was killed has left "running", but the lock of its folder is free.
 
     Args:
-        run_dir: the run folder. Object stores have no locks: there the file is believed.
+        run_dir: the run folder. Object stores have no locks: there the lease's last heartbeat tells.
         status: contents of status.json.
         last: step of the last line of its metrics.
     """
-    if status.get("state") != "running" or paths.is_remote(run_dir):
+    if status.get("state") != "running":
         return status
+    if paths.is_remote(run_dir):
+        return status | _unheard(_json(run_dir, "lease.json"))
     if paths.is_held(run_dir):
         return status
     if status.get("host", socket.gethostname()) != socket.gethostname():  # whose lock may not be seen here
@@ -112,6 +116,17 @@ def true_status(run_dir: str, status: dict[str, Any], last: int) -> dict[str, An
             "reason": f"on {status['host']} when it last wrote; no process of this machine is in its folder"
         }
     return status | {"state": "stopped", "reason": f"without a word at step {max(last, status.get('step', 0))}"}
+
+
+def _unheard(lease: dict[str, Any]) -> dict[str, str]:
+    """What a lease without a fresh heartbeat says of a run that calls itself running; empty where it is fresh."""
+    beat = lease.get("beat")
+    if beat is None:
+        return {"state": "stopped", "reason": "without a word: nobody holds its folder"}
+    age = (datetime.datetime.now(datetime.UTC) - datetime.datetime.fromisoformat(beat)).total_seconds()
+    if age < BEATS * float(lease.get("every", 0)):
+        return {}
+    return {"state": "stopped", "reason": f"without a word: no heartbeat of {lease.get('host')} since {beat}"}
 
 
 def metric_lines(run_dir: str, names: Iterable[str]) -> list[Line]:

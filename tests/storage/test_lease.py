@@ -9,6 +9,7 @@ import pytest
 
 from t_elaine import paths
 from t_elaine.errors import UserError
+from t_elaine.reporting.record import true_status
 from t_elaine.training import lease
 from t_elaine.training.lease import Lease, held
 from tests.storage.bucket import Bucket
@@ -129,3 +130,15 @@ def test_bad_settings_and_a_damaged_lease(bucket: Bucket) -> None:
     paths.write_text(f"{bucket.url}/lease.json", "{")
     with pytest.raises(UserError, match="lease cannot be read"), held(bucket.url, QUICK, False, print):
         pass
+
+
+def test_the_page_of_a_killed_run_does_not_call_it_running(bucket: Bucket) -> None:
+    running = {"state": "running", "reason": "", "step": 4, "host": "far"}
+    assert true_status(bucket.url, running, 4)["state"] == "stopped"
+    left(bucket.url)
+    assert true_status(bucket.url, running, 4) == running
+    old = {"host": "far", "beat": "2026-01-01T00:00:00.000+00:00", "every": 20}
+    paths.write_text(f"{bucket.url}/lease.json", json.dumps(old))
+    told = true_status(bucket.url, running, 4)
+    assert told["state"] == "stopped" and "no heartbeat of far since 2026-01-01" in told["reason"]
+    assert true_status(bucket.url, {"state": "finished"}, 4) == {"state": "finished"}
