@@ -125,8 +125,9 @@ def members(call: Instruction, devices: int) -> list[list[int]]:
         return ids.reshape(int(found.group(1)), int(found.group(2))).tolist()
     if found := re.search(r"replica_groups=mesh\[([^\]]*)\]\s*(?:<=[^{]*)?\{([^}]*)\}", text):
         return _by_mesh(found.group(1), found.group(2), text)
-    if found := re.search(r"source_target_pairs=\{\{(\d+),(\d+)\}", text):
-        return [[int(found.group(1)), int(found.group(2))]]
+    if "source_target_pairs=" in text:
+        pairs = re.findall(r"\{(\d+),(\d+)\}", text.partition("source_target_pairs=")[2].partition("}}")[0] + "}")
+        return [[int(one), int(other)] for one, other in pairs if one != other] or [[0]]
     return [list(range(devices))]
 
 

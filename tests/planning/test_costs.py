@@ -64,6 +64,22 @@ def test_collectives_take_their_bytes_over_the_links_and_name_their_mesh_axes() 
     assert steps["hidden"] == pytest.approx(compute)
 
 
+@pytest.mark.parametrize(
+    ("call", "seconds"),
+    [
+        ("all-reduce(%left), replica_groups={{0,1,2,3}}", 2 * 3 / 4 / (4 * 45e9)),
+        ("reduce-scatter(%left), replica_groups={{0,1},{2,3}}", 1 / 2 / (2 * 45e9)),  # two of four chips: one axis
+        ("collective-permute(%left), source_target_pairs={{0,0},{0,2},{1,1}}", 1 / 45e9),
+        ("all-to-all(%left), replica_groups={{0,1,2,3}}", 2 / 8 / 45e9),  # rings of two
+    ],
+)
+def test_each_kind_passes_on_its_share(call: str, seconds: float) -> None:
+    text = NESTED.replace("all-gather(%left), channel_id=1, replica_groups={{0,1,2,3}}", f"{call}, channel_id=1")
+    (found,) = [c for c, _ in counted(text).collectives if not c.asynchronous]
+    assert found.seconds == pytest.approx(64 * 128 * 2 * seconds)
+    assert found.axes == {"collective-permute": "fsdp", "reduce-scatter": "tensor"}.get(found.kind, "fsdp x tensor")
+
+
 def test_an_asynchronous_collective_counts_once_and_a_cut_sum_is_a_scatter() -> None:
     calls = [(call.kind, call.axes, call.asynchronous, times) for call, times in counted(FUSED).collectives]
     assert calls == [("all-gather", "fsdp", True, 1), ("reduce-scatter", "tensor", False, 1)]
