@@ -20,6 +20,7 @@ from t_elaine.errors import UserError
 from t_elaine.model import llama
 from t_elaine.model.config import ComputeConfig, LlamaConfig
 from t_elaine.model.loss import weighted_nll
+from t_elaine.model.placement import constrain
 from t_elaine.parallel import sharding as layouts
 from t_elaine.training.held_out import globally
 
@@ -151,7 +152,8 @@ def _run(config: LlamaConfig, compute: ComputeConfig, params: Any, part: dict[st
         w = llama.head_table(params, config)
         weights = (part["segments"] > 0).astype(jnp.float32)
         value, *_ = weighted_nll(x, w, part["targets"], weights, compute.loss_chunk)
-        return value, jnp.einsum("BTD,DV->BTV", x, w.astype(x.dtype), preferred_element_type=jnp.float32)
+        logits = jnp.einsum("BTD,DV->BTV", x, w.astype(x.dtype), preferred_element_type=jnp.float32)
+        return value, constrain(logits, "batch", "sequence", "vocab")
 
     return jax.grad(total, has_aux=True)(params)
 
