@@ -9,6 +9,7 @@ from t_elaine.errors import UserError
 from t_elaine.model.capability import KERNELS
 from t_elaine.model.config import SAVEABLE
 from t_elaine.planning.question import Question
+from t_elaine.planning.roofline import recomputed
 
 Record = dict[str, Any]
 NOTEWORTHY = 0.04  # share of the step
@@ -34,7 +35,11 @@ def faster(question: Question, record: Record) -> list[str]:
     """Changes that the figures suggest, the largest possible gain first."""
     step, parts = record["step_seconds"]["sync exposed"], record["parts"]
     free = record["memory"]["spare"]
-    found = [(parts["recomputed"], told) for told in (save_more(question, free),) if told]
+    found = []
+    if more := save_more(question, free):
+        spared = 1 - recomputed(question.but(remat="names", saved=more)) / recomputed(question)
+        told = f"recompute less: ComputeConfig.remat = 'names', ComputeConfig.saved = {more!r}"
+        found.append((spared * parts["recomputed"], told))
     if parts["synchronous"] / step > NOTEWORTHY:
         told = "synchronous collectives: train.compiler_options as in the shipped hardware file of this chip"
         found.append((parts["synchronous"], told))
@@ -52,11 +57,11 @@ def faster(question: Question, record: Record) -> list[str]:
     return [f"{told}; up to {100 * gain / step:.0f} %" for gain, told in ordered if gain / step > 0.01]
 
 
-def save_more(question: Question, free: float) -> str:
-    """The names that could be saved too in the memory that is free; "" if there are none."""
+def save_more(question: Question, free: float) -> tuple[str, ...]:
+    """The names to save where some more fit into the memory that is free; () if none do."""
     compute = question.compute
     if compute.remat not in ("full", "names"):
-        return ""
+        return ()
     saved = list(compute.saved)
     before = question.needs().total
     for name in SAVEABLE:
@@ -66,9 +71,7 @@ def save_more(question: Question, free: float) -> str:
         more = question.but(remat="names", saved=tried).needs().total - before
         if more < free - 0.3 * GIB:
             saved.append(name)
-    if saved == list(compute.saved):
-        return ""
-    return f"recompute less: ComputeConfig.remat = 'names', ComputeConfig.saved = {tuple(saved)!r}"
+    return tuple(saved) if len(saved) > len(compute.saved) else ()
 
 
 def more_rows(question: Question, free: float) -> bool:
