@@ -23,7 +23,23 @@ case $CAPACITY in spot) create+=(--spot) ;; reserved) create+=(--reserved) ;; es
 [ -z "$SUBNETWORK" ] || create+=("--subnetwork=$SUBNETWORK")
 [ "$INTERNAL_IPS" = no ] || create+=(--internal-ips)
 
+# Without its bucket a pod can do nothing; far from it, each checkpoint is slow and costs traffic.
+check_bucket() {
+  local place look=(gcloud storage buckets describe "$BUCKET" "--project=$PROJECT" "--format=value(location)")
+  if [ "$DRY_RUN" = yes ]; then
+    quoted "${look[@]}"
+    return
+  fi
+  place=$("${look[@]}" 2>"$SCRATCH/bucket" | tr '[:upper:]' '[:lower:]') ||
+    fail 1 "the bucket cannot be seen: $(tail -n 1 "$SCRATCH/bucket")" "$BUCKET" "make it (docs/tpu_pod.md), or check BUCKET and your rights"
+  case ${ZONE%-*} in
+    "$place"*) ;; # the region, or the continent of a multi-region such as eu
+    *) say "warning: $BUCKET lies in $place, the pod in ${ZONE%-*}: traffic between them is slow and may cost" ;;
+  esac
+}
+
 show_cost
+check_bucket
 pod_state MISSING
 if [ "$POD_STATE" != MISSING ]; then
   POD_MAY_EXIST=yes

@@ -33,7 +33,7 @@ run_status() {
       return
     fi
     # No run has written there yet: a new one begins.
-    if grep -qi 'matched no objects\|not found\|404' "$SCRATCH/errors"; then return; fi
+    if grep -qi 'matched no objects' "$SCRATCH/errors"; then return; fi
     sleep $((try * POLL_SECONDS / 10))
   done
   fail 1 "status.json cannot be read: $(tail -n 1 "$SCRATCH/errors")" "$RUN_DIR" "check BUCKET and your rights to read it"

@@ -148,7 +148,8 @@ class Cloud:
         """What gcloud says, by words of its command line; what is not named is answered by the hosts."""
         for counter in self.folder.glob("used-*"):
             counter.unlink()
-        (self.folder / "scenario.json").write_text(json.dumps(scenario))
+        bucket = (["storage buckets describe"], [{"out": "EUROPE-WEST4\n"}])
+        (self.folder / "scenario.json").write_text(json.dumps([*scenario, bucket]))
 
     def environment(self) -> dict[str, str]:
         return os.environ | {"PATH": f"{self.bin}:{os.environ['PATH']}", "CLOUD": str(self.folder)}
@@ -171,7 +172,7 @@ class Cloud:
     def verbs(self) -> list[str]:
         """The calls in short: describe, create, delete, ssh, scp, cat …"""
         known = ("create", "delete", "describe", "ssh", "scp", "cat")
-        return [next(word for word in call if word in known) for call in self.calls()]
+        return [next(word for word in call if word in known) for call in self.calls() if "buckets" not in call]
 
     def forget(self) -> None:
         (self.folder / "calls.jsonl").unlink(missing_ok=True)

@@ -16,6 +16,7 @@ QUEUED = ["compute", "tpus", "queued-resources"]
 DESCRIBE = [*QUEUED, "describe", "pod", *WHERE, "--format=value(state.state)"]
 DELETE = [*QUEUED, "delete", "pod", *WHERE, "--force", "--quiet"]
 CREATE = [*QUEUED, "create", "pod", *WHERE, "--accelerator-type=v5litepod-16", "--runtime-version=v2-alpha-tpuv5-lite"]
+BUCKET = ["storage", "buckets", "describe", "gs://my-bucket", "--project=my-project", "--format=value(location)"]
 DELETE_LINE = shlex.join(["gcloud", *DELETE])
 CREATED = (["queued-resources create"], [FINE | {"out": ""}])
 
@@ -44,7 +45,7 @@ def test_create_asks_for_what_the_config_says(cloud: Cloud, changed: dict[str, s
     cloud.answers(state("MISSING", "WAITING_FOR_RESOURCES", "PROVISIONING", "ACTIVE"), CREATED)
     done = cloud.run("create", "--yes")
     assert done.returncode == 0, done.stderr
-    assert cloud.calls() == [DESCRIBE, [*CREATE, *end], DESCRIBE, DESCRIBE, DESCRIBE]
+    assert cloud.calls() == [BUCKET, DESCRIBE, [*CREATE, *end], DESCRIBE, DESCRIBE, DESCRIBE]
     assert [line.split()[-1] for line in done.stdout.splitlines() if " is " in line] == [
         "WAITING_FOR_RESOURCES",
         "PROVISIONING",
@@ -165,3 +166,14 @@ def test_ctrl_c_prints_what_deletes_the_pod(cloud: Cloud, moment: str) -> None:
     os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=30)
     assert process.returncode == 130 and DELETE_LINE in err and "20.00 USD an hour" in err
+
+
+def test_a_bucket_that_is_not_there_or_far_away_is_told_before_money_is_spent(cloud: Cloud) -> None:
+    cloud.answers((["buckets describe"], [{"code": 1, "err": "ERROR: gs://my-bucket not found: 404.\n"}]))
+    done = cloud.run("create", "--yes")
+    assert done.returncode == 1 and "the bucket cannot be seen" in done.stderr and "404" in done.stderr
+    assert cloud.calls() == [BUCKET]
+    for place, warned in (("US-EAST1", True), ("EU", False), ("EUROPE-WEST4", False)):
+        cloud.answers((["buckets describe"], [{"out": f"{place}\n"}]), state("MISSING", "ACTIVE"), CREATED)
+        done = cloud.run("create", "--yes")
+        assert done.returncode == 0 and ("warning: gs://my-bucket lies in" in done.stdout) == warned
