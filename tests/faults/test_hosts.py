@@ -61,12 +61,12 @@ def hosts(**settings: Any) -> str:
 
 
 def test_who_never_came_is_named(stores: list[Path], tmp_path: Path, started: list[jobs.Job]) -> None:
-    gin = jobs.gin_text(tmp_path / "run", stores) + hosts(seconds=12.0, names=("first", "second", "third"))
+    gin = jobs.gin_text(tmp_path / "run", stores) + hosts(seconds=20.0, names=("first", "second", "third"))
     job = jobs.start(tmp_path, gin, processes=3, only=(0, 1))
     started.append(job)
     assert job.wait(90) == [2, 2], job.told()
     for process in (0, 1):
-        assert "1 of 3 processes did not come within 12 s: missing process 2 (third)" in job.output(process)
+        assert "1 of 3 processes did not come within 20 s: missing process 2 (third)" in job.output(process)
     assert not (tmp_path / "run").exists()
 
 
