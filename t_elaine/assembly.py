@@ -228,6 +228,7 @@ def go(
     if begun.step >= loop.steps:
         return begun.step, "finished"
     ready = compiled(step, step.state_shapes, batch_shapes(*feed.shape, step.batch_sharding), say)
+    agreement.wait_for_all("compiled")  # hosts compile for unequal times, which is no slow step
     kinds = [device.device_kind for device in step.batch_sharding.mesh.devices.flat]
     length = run.data.sequence_length
 

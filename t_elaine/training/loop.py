@@ -126,8 +126,10 @@ def run(state: State, first: int, loop: Loop, handed: Handed) -> tuple[State, st
                 batch = next(handed.batches)
             with clock.on("compute"):
                 state, metrics = handed.step(state, batch)
-                with clock.on("waiting"):
-                    read = None if pending is None else (pending[0], jax.device_get(pending[1]))
+                read = None
+                if pending is not None:
+                    with clock.on("waiting"):
+                        read = (pending[0], jax.device_get(pending[1]))
             if read is not None:
                 report(*read, clock.lap(), loop, handed, recent)
             pending = (done, dict(metrics))

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 
 from t_elaine.errors import UserError
 
-FIRST = 6.0  # times `seconds`: for a part that has not been seen yet, such as the first evaluation
+FIRST = 6.0  # times `seconds`: for a part that has hardly been seen yet, such as the first evaluation
+FEW = 3
 CODE = 1
 
 
@@ -28,7 +29,7 @@ class Watchdog:
 
     Args:
         factor: times the median of the latest steps (evaluations, checkpoints: of theirs); 0: never.
-        seconds: but never before so many; the first step, evaluation and checkpoint have six times as long.
+        seconds: but never before so many; the first three steps, evaluations and checkpoints have six times as long.
         start_seconds: for all that comes before the first step: checking stores, restoring, compiling.
     """
 
@@ -76,7 +77,7 @@ class Watch:
     def limit(self, part: str) -> float:
         """Seconds that a part may take."""
         known = self._known.get(part)
-        if not known:
+        if not known or len(known) < FEW:
             return FIRST * self._settings.seconds
         return max(self._settings.seconds, self._settings.factor * statistics.median(known))
 

@@ -61,7 +61,9 @@ def test_limits_follow_what_the_part_usually_takes(tmp_path: Path) -> None:
     assert watch.limit("evaluation") == FIRST * 100.0, "never seen before"
     watch._known["evaluation"] = [20.0, 30.0, 400.0]  # type: ignore[assignment]
     assert watch.limit("evaluation") == 300.0, "ten times the median"
-    watch._known["compute"] = [0.5]  # type: ignore[assignment]
+    watch._known["compute"] = [0.5, 0.5]  # type: ignore[assignment]
+    assert watch.limit("compute") == FIRST * 100.0, "hardly seen"
+    watch._known["compute"] = [0.5, 0.5, 0.5]  # type: ignore[assignment]
     assert watch.limit("compute") == 100.0, "not before the least"
     assert ended == []
 
