@@ -4,7 +4,9 @@
 
 The reference is a script that takes an HLO file, --chip, --chips, --tokens-per-step, --cap-memory-bound, --json; it is
 no part of this repository. Each file is read under the default assumptions and with --cap-memory-bound 1.5. Exit code 1
-if any figure differs by more than --within.
+if any figure differs by more than --within. Of programs whose collectives run on SparseCores the seconds of all
+collectives are not judged: after code generation they stand one call deeper, where `plan` looks and the reference
+does not.
 """
 
 import argparse
@@ -33,6 +35,8 @@ FIGURES = (
     "tokens/s/chip, sync exposed",
     "MFU, sync exposed",
 )
+
+UNSEEN = ("collectives", "exposed")  # of SparseCore programs
 
 
 def ours(file: Path, chip: str, chips: int, tokens: int, cap: float) -> dict[str, float]:
@@ -114,6 +118,8 @@ def main() -> int:
         for cap in (0.0, 1.5):
             a, b = ours(file, *where, cap), theirs(given.reference, file, *where, cap)
             apart = {name: abs(a[name] / b[name] - 1) if b[name] else float(a[name] != 0) for name in FIGURES}
+            if 'execution_thread="sparsecore"' in read(file):
+                apart = {figure: apart[figure] for figure in FIGURES if figure not in UNSEEN}
             name = max(apart, key=lambda figure: apart[figure])
             worst = max(worst, apart[name])
             rate = "tokens/s/chip, sync exposed"
