@@ -32,7 +32,7 @@ def command(name: str, *arguments: str) -> str:
 @pytest.mark.timeout(1800)
 def test_every_path_may_lie_in_a_bucket(bucket: Bucket, tmp_path: Path) -> None:
     there = bucket.url
-    bucket.faults({"match": ".", "status": 503, "every": 150, "times": 12})
+    bucket.faults({"match": ".", "status": 503, "every": 150, "times": 4})
     stores = [f"{there}/stores/samples_{language}" for language in ("en", "ja", "zh")]
     staging = f"--gin.prepare.staging='{tmp_path}'"
     tasks = "--tasks=samples", "--vocabulary={samples}", f"--stores={there}/stores"
