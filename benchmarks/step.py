@@ -30,9 +30,10 @@ from typing import Any
 
 from t_elaine import huge_pages
 
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
-if __name__ == "__main__" and not {"--pages=none", "--serve"} & set(sys.argv):
-    huge_pages.start_again()
+if __name__ == "__main__":
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    if not {"--pages=none", "--serve"} & set(sys.argv):
+        huge_pages.start_again()
 
 import jax
 import jax.numpy as jnp
@@ -154,17 +155,15 @@ def _part(whole: np.ndarray, box: Any) -> np.ndarray:
     return whole[tuple(box)]
 
 
-def read_weights(config: LlamaConfig, weights: str) -> Any:
-    """The peer's weights as our parameters."""
-    held = np.load(weights)
+def read_weights(config: LlamaConfig, read: Callable[[mapping.HfTensor], np.ndarray]) -> Any:
+    """The peer's weights, read tensor by tensor in Hugging Face's layout, as our parameters."""
     parts: dict[str, list[np.ndarray]] = {}
     for tensor in mapping.hf_tensors(config):
-        whole = held[tensor.name]
-        value = mapping.from_hf(tensor.weight, config, partial(_part, whole))
+        value = mapping.from_hf(tensor.weight, config, partial(_part, read(tensor)))
         parts.setdefault(tensor.weight.path, []).append(value)
 
     def fill(path: tuple[Any, ...], _: Any) -> jax.Array:
-        values = parts[jax.tree_util.keystr(path, simple=True, separator="/")]
+        values = parts.pop(jax.tree_util.keystr(path, simple=True, separator="/"))
         return jnp.array(np.stack(values) if path[0].key == "layers" else values[0])
 
     return jax.tree.map_with_path(fill, llama.parameter_shapes(config))
@@ -223,7 +222,9 @@ def main() -> None:
         weights = f"{folder}/weights.npz"
         peer = start_peer(sys.argv[1:], weights, args.pages)
         print(f"before the first pair, the peer's loss is {ask(peer)[1]:.4f}", flush=True)
-        run = ours(config, compute, read_weights(config, weights), tokens, args.options)
+        with np.load(weights) as held:
+            params = read_weights(config, lambda tensor: held[tensor.name])
+        run = ours(config, compute, params, tokens, args.options)
         Path(weights).unlink()
         timed(run)
         result = compare(lambda: timed(run), lambda: ask(peer), args.pairs, args.rows * args.length)
