@@ -126,6 +126,7 @@ def run(
     versions: Mapping[str, str],
     command: Callable[[Mapping[str, Any]], Sequence[str]],
     say: Callable[[str], None],
+    describe: Callable[[Mapping[str, Any]], str] | None = None,
 ) -> list[Record]:
     """Compile what is not known, until the budget is spent; one record a trial.
 
@@ -136,6 +137,7 @@ def run(
         versions: of the compilers.
         command: settings → a command that prints a plan as JSON.
         say: takes messages.
+        describe: settings → a few words; None: `short`, which is for combinations of a search.
     """
     folder = Path(os.path.expanduser(search.folder))
     folder.mkdir(parents=True, exist_ok=True)
@@ -152,7 +154,8 @@ def run(
                 record["reason"] = "not tried: budget spent"
                 continue
             begun = time.monotonic()
-            say(f"trial {number} of {len(trials)}: {short(trial.settings)} ({left:.0f} s of the budget left)")
+            name = (describe or short)(trial.settings)
+            say(f"trial {number} of {len(trials)}: {name} ({left:.0f} s of the budget left)")
             told = _compiled(command(trial.settings), left)
             left -= time.monotonic() - begun
             if "stopped" in told:
