@@ -61,7 +61,7 @@ KERNELS: Mapping[str, Kernel] = MappingProxyType(
         "flash_tpu": Kernel(
             platforms=("tpu",),
             block=LANES,
-            whole=Checked(interpreted=("x86-64",), compiled=("TPU v5e",)),
+            whole=Checked(interpreted=("x86-64",), compiled=("TPU v4", "TPU v5e", "TPU v5p", "TPU v6e")),
             pieces=None,
             instead="splash",
         ),
