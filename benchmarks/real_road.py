@@ -39,7 +39,8 @@ STORES = (
 )
 # Short documents of two languages: these are scored a second time, by transformers.
 RELOADED = ("pubmedqa_abstracts", "case_and_radiology_reports")
-TIMINGS = ("seconds", "tokens_per_second", "seconds_left", "mfu", "chip_hours", "money")
+MEASURED = ("compile_seconds", "device_memory", "chip_hours", "money")
+TIMINGS = ("seconds", "tokens_per_second", "seconds_left", "mfu", *MEASURED)
 GIN_FILES = ("cpt.gin", "hardware/cpu.gin", "recipes/smollm2_cpt.gin")
 
 

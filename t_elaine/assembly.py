@@ -8,12 +8,13 @@ import dataclasses
 import json
 import socket
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from jax.sharding import Mesh
 
-from t_elaine import feeding, made_of, paths
+from t_elaine import feeding, made_of, paths, rehearsal
 from t_elaine.checkpoints.layout import CheckpointMeta, complete_steps
 from t_elaine.checkpoints.writing import Checkpointing, Checkpoints
 from t_elaine.data.mixture import Mixture
@@ -26,11 +27,12 @@ from t_elaine.parallel.hosts import Hosts, together, without_hosts
 from t_elaine.parallel.line import Line
 from t_elaine.parallel.mesh import MeshConfig, described, make_mesh
 from t_elaine.parallel.pace import Pace
-from t_elaine.training import held_out, run_folder
+from t_elaine.training import held_out, run_folder, tracing
 from t_elaine.training import loop as looping
 from t_elaine.training.building import build_step
 from t_elaine.training.compilation import compiled, keep_compiled
 from t_elaine.training.fit import check_fit, text
+from t_elaine.training.footprint import Footprint
 from t_elaine.training.hours import ChipHours
 from t_elaine.training.lease import Lease
 from t_elaine.training.loop import Evaluator, Handed, Loop
@@ -59,6 +61,7 @@ class Run:
     hosts: Hosts
     line: Line | None
     watch: Watch
+    traced: range
 
 
 def train(
@@ -83,6 +86,9 @@ def train(
     compiler_options: Mapping[str, str] | None = None,
     compilation_cache: str | None = "~/.cache/t-elaine/xla",
     take_over: bool = False,
+    profile: str = "",
+    rehearse: bool = False,
+    keep_rehearsal: bool = False,
     argv: Sequence[str] = (),
     config_text: str = "",
 ) -> int:
@@ -109,6 +115,9 @@ def train(
         compiler_options: XLA options for the step.
         compilation_cache: folder in which compiled steps are kept between runs; None: nowhere.
         take_over: take a run's folder in an object store from the process that holds it, saying whose it was.
+        profile: steps to trace into RUN_DIR/profile, as "3" or "5:8"; "": none.
+        rehearse: try the run out here instead: 20 steps, a kill, going on, export with proof; then what it will cost.
+        keep_rehearsal: leave the rehearsal's folder, RUN_DIR-rehearsal, where it is.
         argv: the command's arguments, for command.txt.
         config_text: operative settings, for config.gin and the config hash.
 
@@ -118,7 +127,11 @@ def train(
     Raises:
         UserError: anything that the user can mend.
     """
+    given = locals()
     run_folder.check_versions()
+    if rehearse:
+        return rehearsal.rehearse(given)
+    traced = tracing.steps_of(profile, loop.steps)
     hosts, config_text = hosts or Hosts(), without_hosts(config_text)
     with (
         together(hosts, run_folder.same_on_all_hosts(), config_text) as line,
@@ -174,6 +187,7 @@ def train(
                 hosts=hosts,
                 line=line,
                 watch=watch,
+                traced=traced,
             )
             rows = made_of.rows_as_begun(run, begun)
             if begun.step < loop.steps or not begun.resumed:  # a finished run keeps the records of what trained it
@@ -210,7 +224,7 @@ def watched(run: Run, begun: Begun, settings: Checkpointing) -> int:
             run.line.await_news()  # a collective fails when another host dies: the line then ends us, naming it
         stopped(repr(error))
         raise
-    states = {"finished": "finished", "preempted": "preempted", "chip hours": "stopped"}
+    states = {"finished": "finished", "preempted": "preempted", "chip hours": "stopped", looping.ASKED: "stopped"}
     run_folder.write_status(run.folder, states[reason], reason, done)
     if done > run.loop.steps:
         say(f"it has {done} steps already, more than the {run.loop.steps} asked for: nothing was trained")
@@ -227,7 +241,12 @@ def go(
     loop, feed, step = run.loop, run.feed, run.step
     if begun.step >= loop.steps:
         return begun.step, "finished"
+    if loop.stop_at is not None and begun.step >= loop.stop_at:
+        return begun.step, looping.ASKED
+    start = time.perf_counter()
     ready = compiled(step, step.state_shapes, batch_shapes(*feed.shape, step.batch_sharding), say)
+    footprint = Footprint(ready, time.perf_counter() - start, say)
+    traced = tracing.Traced(ready, begun.step, run.traced, run.folder, say)
     agreement.wait_for_all("compiled")  # hosts compile for unequal times, which is no slow step
     kinds = [device.device_kind for device in step.batch_sharding.mesh.devices.flat]
     length = run.data.sequence_length
@@ -247,7 +266,7 @@ def go(
         run.folder, begun.step if begun.resumed else -1, loop.steps, loop.print_every, run_folder.is_main()
     )
     handed = Handed(
-        step=ready,
+        step=traced,
         batches=feed.batches(begun.step, loop.steps),
         groups=feed.loader.groups,
         due=checkpoints.due,
@@ -255,8 +274,8 @@ def go(
         stop=stop,
         mfu=lambda rate: mfu(run.model, run.compute, length, rate, kinds),
         evaluators=evaluators(run),
-        sinks=sinks,
-        spent=hours.figures,
+        sinks=[*sinks, *([footprint] if run_folder.is_main() else [])],
+        spent=lambda: hours.figures() | footprint.figures(),
         watch=run.watch.on,
     )
     if run.line is not None:
@@ -267,6 +286,7 @@ def go(
             checkpoints.wait()
         hours.write(int(state["step"]))
     finally:
+        traced.close()
         handed.batches.close()
         for sink in sinks:
             sink.close()

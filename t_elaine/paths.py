@@ -207,6 +207,15 @@ def remove(path: PathLike) -> None:
         os.unlink(path)
 
 
+def remove_folder(path: PathLike) -> None:
+    """Remove a local or remote folder with everything in it; one that is not there is no error."""
+    if not is_remote(path):
+        shutil.rmtree(path, ignore_errors=True)
+    elif is_folder(path):
+        with answering(path):
+            filesystem(path).rm(os.fspath(path), recursive=True)
+
+
 def brought_here(path: PathLike) -> str:
     """A local file or folder as it is; a remote one as a copy that vanishes with this process.
 

@@ -11,7 +11,7 @@ __all__ = ["main", "train"]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    return cli.run("train", argv, flags=("run_dir", "take_over"))
+    return cli.run("train", argv, flags=("run_dir", "take_over", "profile", "rehearse", "keep_rehearsal"))
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 VOCABULARY, LENGTH = 61, 16
+TIMINGS = ("seconds", "tokens_per_second", "seconds_left", "mfu")
 GROUPS = [("en", "textbook"), ("ja", "guideline"), ("zh", "web text")]
 
 
@@ -120,7 +121,7 @@ def train_process(
 
 def lines(run_dir: Path, timings: bool = False) -> list[dict[str, Any]]:
     """The run's metric lines; without timings they are what must not depend on how often the run was stopped."""
-    measured = () if timings else ("seconds", "tokens_per_second", "seconds_left", "mfu", "chip_hours", "money")
+    measured = () if timings else (*TIMINGS, "chip_hours", "money", "compile_seconds", "device_memory")
     rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     return [{key: value for key, value in row.items() if key not in measured} for row in rows]
 

@@ -134,6 +134,8 @@ def _heads(
     return x, (rope.rotate(q, cos, sin), rope.rotate(k, cos, sin), v)
 
 
+# (A kernel under a scope called attention would be taken for one by estimates, which go by names.)
+@jax.named_scope("attn")
 def _attention(
     w: Params, normed: Normed, cos: jax.Array, sin: jax.Array, segments: jax.Array, compute: ComputeConfig
 ) -> jax.Array:
@@ -142,6 +144,7 @@ def _attention(
     return x + linear(out.reshape(*out.shape[:2], -1), _stored(w["o"], -1, w["o"].shape[-1]), ("q_heads", "embed"))
 
 
+@jax.named_scope("mlp")
 def _mlp(w: Params, normed: Normed) -> jax.Array:
     x, wide = normed(tuple(_stored(w[name], *w[name].shape) for name in ("gate", "up")), (("embed", "mlp"),) * 2)
     gate, up = (
@@ -211,6 +214,7 @@ def hidden(
     return context.in_order(rms_norm(x, params["final_norm"]["scale"], config.norm_eps))
 
 
+@jax.named_scope("embed")
 def embed(params: Params, compute: ComputeConfig, tokens_BT: jax.Array) -> jax.Array:
     """Look the tokens up: [B,T,D] in the compute dtype."""
     x = look_up(params["embed"]["table"], tokens_BT, compute.dtype)

@@ -99,6 +99,7 @@ def _chunked(x_BTD: jax.Array, w_DV: jax.Array, targets_BT: jax.Array, chunk: in
 Sums = tuple[jax.Array, jax.Array, jax.Array]
 
 
+@jax.named_scope("loss")
 def weighted_nll(
     x_BTD: jax.Array, w_DV: jax.Array, targets_BT: jax.Array, weights_BT: jax.Array, chunk: int, z_loss: float = 0.0
 ) -> Sums:

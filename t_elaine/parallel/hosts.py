@@ -111,8 +111,9 @@ def together(hosts: Hosts, same: Mapping[str, str], config: str) -> Iterator[Lin
 
 
 def without_hosts(config: str) -> str:
-    """A run's settings without `Hosts`: they differ by host, change nothing that is computed, and name machines."""
-    return "".join(line for line in config.splitlines(keepends=True) if not line.startswith("Hosts."))
+    """A run's settings without `Hosts`, which differ by host and name machines, and the trace: neither is computed."""
+    apart = ("Hosts.", "train.profile = ")
+    return "".join(line for line in config.splitlines(keepends=True) if not line.startswith(apart))
 
 
 def start_jax(place: clusters.Place, hosts: Hosts) -> None:

@@ -20,6 +20,7 @@ from t_elaine.training.sinks import Sink
 State = dict[str, Any]
 Metrics = dict[str, jax.Array]
 USES = ("data", "compute", "waiting", "evaluation", "checkpoint")  # waiting, for the devices, is a part of compute
+ASKED = "stopped as asked"  # Loop.stop_at
 # (name, every, what): every so many steps (and at the end) what(params) → sums' record as from `metrics.by_group`.
 Evaluator = tuple[str, int, Callable[[Any], Record]]
 
@@ -33,6 +34,7 @@ class Loop:
         print_every: steps between lines where output is no terminal (metrics.jsonl has every step).
         evaluate_every: steps between held-out evaluations; 0: only at the start and the end.
         evaluate_tokens: held-out tokens read each time of each store and group; 0: none, ever.
+        stop_at: step after which the run saves and stops, to go on another time; None: none.
         stop_after_skipped: updates skipped in a row (loss or gradient not finite) that stop the run.
         max_chip_hours: device hours, of all starts together, after which the run saves and stops; None: no limit.
         price_per_chip_hour: of one device, in any currency: the log, the report and the card then tell the cost.
@@ -42,6 +44,7 @@ class Loop:
     print_every: int = 1
     evaluate_every: int = 0
     evaluate_tokens: int = 65536
+    stop_at: int | None = None
     stop_after_skipped: int = 5
     max_chip_hours: float | None = None
     price_per_chip_hour: float | None = None
@@ -84,7 +87,7 @@ class Clock:
         """Count the time inside as spent on `what`."""
         start = time.perf_counter()
         try:
-            with self._watch(what):
+            with self._watch(what), jax.profiler.TraceAnnotation(what):
                 yield
         finally:
             self._spent[what] = self._spent.get(what, 0.0) + time.perf_counter() - start
@@ -110,7 +113,7 @@ def run(state: State, first: int, loop: Loop, handed: Handed) -> tuple[State, st
         handed: step, batches, sinks and the rest.
 
     Returns:
-        the state, and why it ended: "finished", "preempted" or "chip hours".
+        the state, and why it ended: "finished", "preempted", "chip hours" or `ASKED`.
 
     Raises:
         UserError: too many updates in a row were skipped, or a checkpoint could not be written.
@@ -133,7 +136,7 @@ def run(state: State, first: int, loop: Loop, handed: Handed) -> tuple[State, st
             if read is not None:
                 report(*read, clock.lap(), loop, handed, recent)
             pending = (done, dict(metrics))
-            stop = handed.stop(done)
+            stop = handed.stop(done) or (ASKED if done == loop.stop_at else None)
             last = done == loop.steps or stop is not None
             evaluating = any(every and done % every == 0 for _, every, _ in handed.evaluators)
             if not (last or evaluating or handed.due(done)):

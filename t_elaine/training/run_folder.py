@@ -157,6 +157,7 @@ def versions() -> dict[str, Any]:
         except importlib.metadata.PackageNotFoundError:
             found[name] = None
     devices = jax.devices()
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
     return {
         "source": source_version(Path(__file__).resolve().parents[2]),
         "python": platform.python_version(),
@@ -164,7 +165,12 @@ def versions() -> dict[str, Any]:
         "packages": found,
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "libtpu_args": os.environ.get("LIBTPU_INIT_ARGS", ""),
-        "devices": {"kind": devices[0].device_kind, "count": len(devices), "processes": jax.process_count()},
+        "devices": {
+            "kind": devices[0].device_kind,
+            "count": len(devices),
+            "processes": jax.process_count(),
+            "slices": slices,
+        },
         "runtime": str(devices[0].client.platform_version).splitlines()[0],
     }
 

@@ -177,8 +177,9 @@ def accumulate(
     def body(carry: tuple[Any, jax.Array, Any], part: Batch) -> tuple[tuple[Any, jax.Array, Any], None]:
         gradients, total, sums = carry
         (more_total, more_sums), more = jax.value_and_grad(loss, has_aux=True)(params, part)
-        gradients = jax.tree.map(lambda g, m: g + m.astype(jnp.float32), gradients, more)
-        gradients = jax.lax.with_sharding_constraint(gradients, shardings)
+        with jax.named_scope("accumulation"):
+            gradients = jax.tree.map(lambda g, m: g + m.astype(jnp.float32), gradients, more)
+            gradients = jax.lax.with_sharding_constraint(gradients, shardings)
         return (gradients, total + more_total, jax.tree.map(jnp.add, sums, more_sums)), None
 
     if jax.tree.leaves(batch)[0].shape[0] == 1:
@@ -193,6 +194,7 @@ def accumulate(
     return jax.lax.scan(body, start, batch)[0]
 
 
+@jax.named_scope("optimizer")
 def apply(
     adamw: AdamW,
     mask: Any,
