@@ -153,3 +153,9 @@ def test_training_imports_nothing_heavy() -> None:
     program = f"import sys, t_elaine.train; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=REPOSITORY, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_test_files_have_names_of_their_own() -> None:
+    """pytest imports them by that name alone: two alike and neither is collected."""
+    names = [path.name for path in (REPOSITORY / "tests").rglob("test_*.py")]
+    assert not {name for name in names if names.count(name) > 1}

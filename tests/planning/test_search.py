@@ -148,7 +148,7 @@ def test_settings_that_cannot_fit_are_not_compiled() -> None:
     from t_elaine.data.mixture import Mixture
     from t_elaine.planning.assumptions import Assumptions
     from t_elaine.training.loop import Loop
-    from tests.planning.test_memory import LLAMA_8B, USUAL
+    from tests.planning.test_plan_memory import LLAMA_8B, USUAL
 
     data = Mixture(stores=("none",), sequence_length=8192, batch_tokens=8192 * 1024)
     training = {"model": LLAMA_8B, "compute": USUAL, "data": data, "loop": Loop(steps=10)}
