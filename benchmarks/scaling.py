@@ -8,10 +8,10 @@
 
 Each point is a `plan --json` in a process of its own; what is known is kept (Search.folder of docs/plan.md). The tokens
 of a chip stay the same everywhere: rows of 8192 times the rows of the hardware file; longer rows are cut over
-T / 8192 chips (mesh axis `context`), further slices are further copies (`replica`). A point that does not fit with what
-its hardware file saves for the backward pass tries the next of `LADDER`, which saves less. Efficiency compares equal
-settings: those that the smaller number of chips can hold. Exit code 0 if it reaches the goal, 1 if not, 3 if a point
-that it compares has no figure.
+T / 8192 chips (mesh axis `context`), further slices, or machines of 8 GPUs, are further copies (`replica`). A point
+that does not fit with what its hardware file saves for the backward pass tries the next of `LADDER`, which saves less.
+Efficiency compares equal settings: those that the smaller number of chips can hold. Exit code 0 if it reaches the goal,
+1 if not, 3 if a point that it compares has no figure.
 """
 
 import argparse
@@ -46,11 +46,12 @@ def point(chip: str, chips: int, slices: int = 1, length: int = LENGTH) -> Point
     """The settings of one point; `chips` are those of one slice."""
     rows = ROWS[chip]
     shape = SHAPES[chip][chips] if chip in SHAPES else str(chips)
+    copies = slices if chip in SHAPES else max(1, chips // topology.CHIPS[chip].node)
     return {
         "plan.topology": f"{chip}:{shape}",
         "plan.slices": slices,
         "train.rows_per_device": rows,
-        "MeshConfig.replica": slices,
+        "MeshConfig.replica": copies,
         "MeshConfig.context": length // LENGTH,
         "Mixture.sequence_length": length,
         "Mixture.batch_tokens": rows * LENGTH * chips * slices,

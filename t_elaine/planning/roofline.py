@@ -84,8 +84,10 @@ def collective_seconds(question: Question) -> float:
     width = 4 if question.compute.dtype == "float32" else 2
     whole = question.needs().parameters / 4 * mesh["fsdp"] * width
     links = rates.link * (1 if question.topology.chip.kind != "tpu" else 2 * rates.axes)
-    if question.topology.chip.kind == "gpu" and question.topology.devices > question.topology.chip.node:
+    on_gpus, node = question.topology.chip.kind == "gpu", question.topology.chip.node
+    if on_gpus and mesh["fsdp"] * mesh["context"] * mesh["tensor"] > node:
         links = question.assumed.dcn_bandwidth
+    apart = question.topology.slices > 1 or (on_gpus and question.topology.devices > node)
     seconds = 0.0
     if mesh["fsdp"] > 1:
         seconds += 3 * whole * (mesh["fsdp"] - 1) / mesh["fsdp"] * question.shape[0] / links
@@ -96,6 +98,6 @@ def collective_seconds(question: Question) -> float:
         keys = 2 * question.model.kv_heads * question.model.head_dim * width
         seconds += 4 * question.model.layers * tokens * mesh["context"] * keys / links
     if mesh["replica"] > 1:
-        between = question.assumed.dcn_bandwidth if question.topology.slices > 1 else links
+        between = question.assumed.dcn_bandwidth if apart else links
         seconds += 2 * whole / mesh["fsdp"] / between
     return seconds

@@ -26,6 +26,8 @@ def test_a_chip_has_the_same_tokens_everywhere(chip: str, chips: int) -> None:
         assert told["Mixture.batch_tokens"] / (chips * slices) == plain["Mixture.batch_tokens"] / chips
         rows = told["train.rows_per_device"] * chips * slices / told["MeshConfig.context"]
         assert rows * length == told["Mixture.batch_tokens"]
+    copies = max(1, chips // 8) if chip in ("h100", "a100") else 1
+    assert plain["MeshConfig.replica"] == copies
 
 
 @pytest.mark.parametrize("chip", sorted(scaling.FILES))

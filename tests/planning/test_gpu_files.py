@@ -61,3 +61,17 @@ def test_xla_knows_the_options_and_takes_their_values(file: str, capsys: pytest.
         assert int(jax.jit(lambda x: x + 1, compiler_options={name: value})(jnp.ones((), int))) == 2
     with pytest.raises(jax.errors.JaxRuntimeError):
         jax.jit(lambda x: x + 1, compiler_options={"xla_gpu_deterministic_ops": "true"})(jnp.ones(()))
+
+
+@pytest.mark.parametrize("replica", (1, 2))
+def test_copies_keep_gathers_inside_a_machine(replica: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two machines of eight: with one copy each, only gradients cross the network; with one copy, every gather does."""
+    files = [f"--gin_file={name}" for name in ("cpt.gin", "hardware/gpu_80gb_8.gin")]
+    plan.main(
+        [*files, "--topology=h100:16", f"--gin.MeshConfig.replica={replica}", "--gin.plan.compile=False", "--json"]
+    )
+    told = json.loads(capsys.readouterr().out)
+    whole, fsdp, network, nvlink = 2 * told["model"]["parameters"], 16 // replica, 6.25e9, 450e9
+    gathers = 3 * whole * (fsdp - 1) / fsdp * told["batch"]["accumulation"] / (nvlink if replica == 2 else network)
+    between = 2 * whole / fsdp / network if replica == 2 else 0.0
+    assert told["roofline_seconds"]["collectives"] == pytest.approx(gathers + between, rel=1e-3)
