@@ -7,6 +7,7 @@ will take, beside what `plan` says (`rehearsed`). Each stage is a process of its
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import sys
@@ -29,9 +30,11 @@ from t_elaine.parallel import clusters
 from t_elaine.parallel.hosts import Hosts
 
 STEPS, MARK, PLAN = 20, "rehearsal.json", "plan.json"
-LEAST = 4  # steps, so that something comes before the kill and after it
+MORE = 2  # steps after the checkpoint, lost by the kill
+LEAST = 8  # steps, so that the kill comes before the last
 STATE, EXPORT, SPARE = 3 * 12, 2 * 4, 10**9  # bytes: three checkpoints and two exports of each parameter, and the rest
 POLL = 0.02
+QUIET = "ignore:resource_tracker"  # of semaphores that the killed process held
 
 
 def rehearse(given: Mapping[str, Any]) -> int:
@@ -58,7 +61,8 @@ def rehearse(given: Mapping[str, Any]) -> int:
     told = shortened(given, folder, steps)
     print(f"rehearsal of {run_dir} in {folder}: {steps} steps with a kill after {steps // 2}", flush=True)
     try:
-        code, figures = stages(told, given, folder, steps, main)
+        with environment(PYTHONWARNINGS=QUIET):
+            code, figures = stages(told, given, folder, steps, main)
     except BaseException:
         print(f"rehearsal: not finished; {folder} is left as it is", file=sys.stderr)
         raise
@@ -116,7 +120,7 @@ def check_disk(folder: str, given: Mapping[str, Any]) -> None:
 
 def shortened(given: Mapping[str, Any], folder: str, steps: int) -> dict[str, Any]:
     """The arguments of `train` for the rehearsal: what is computed stays as it is."""
-    loop = replace(given["loop"], evaluate_every=max(1, steps // 4), print_every=1)
+    loop = replace(given["loop"], evaluate_every=max(1, steps // 4), print_every=1, max_chip_hours=None, stop_at=None)
     saving = replace(given["checkpoints"] or Checkpointing(), every=steps // 2, keep=2, permanent_every=None)
     own = {"run_dir": folder, "loop": loop, "checkpoints": saving, "rehearse": False, "profile": ""}
     return {**given, **own}
@@ -125,9 +129,10 @@ def shortened(given: Mapping[str, Any], folder: str, steps: int) -> dict[str, An
 def stages(told: Mapping[str, Any], given: Mapping[str, Any], folder: str, steps: int, main: bool) -> tuple[int, Any]:
     """All stages in turn: (0, figures), or the code of the one that failed and its name."""
     figures: dict[str, Any] = {"steps": steps}
-    code, figures["first_seconds"] = stage("training until the kill", _killed, told, steps // 2)
+    code, figures["first_seconds"] = stage("training until the kill", _killed, told, steps // 2, main)
     if code == 0:
-        return 1, "training, which was at its last step before it could be killed,"
+        mend = "look at its last lines above; give a Loop.steps of 40 or more, so that it lasts until it is killed"
+        raise UserError("training ended by itself before it could be killed", folder, mend)
     if code != -signal.SIGKILL and (main or steps // 2 not in complete_steps(folder)):
         return code, "training"
     if main:
@@ -140,7 +145,8 @@ def stages(told: Mapping[str, Any], given: Mapping[str, Any], folder: str, steps
     code, figures["export_seconds"] = stage("export with proof", _exported, folder)
     if code:
         return code, "the export"
-    with environment(JAX_PLATFORMS="cpu"):
+    flags = re.sub(r"--xla_force_host_platform_device_count=\d+", "", os.environ.get("XLA_FLAGS", ""))
+    with environment(JAX_PLATFORMS="cpu", XLA_FLAGS=flags):  # plan simulates as many devices as it needs
         code, _ = stage("plan", _planned, given, folder)
     return code, "plan" if code else figures
 
@@ -179,16 +185,24 @@ def _guarded(work: Callable[..., int | None], arguments: tuple[Any, ...]) -> Non
     sys.exit(cli.guarded(lambda: work(*arguments) or 0))
 
 
-def _killed(told: Mapping[str, Any], step: int) -> int:
-    """Train, and kill this process once the checkpoint of a step is whole."""
+def _killed(told: Mapping[str, Any], step: int, main: bool) -> int:
+    """Train, and kill process 0 once the checkpoint of a step is whole and some steps more are done.
+
+    The others then end as they do when a host dies.
+    """
+    folder = told["run_dir"]
 
     def watch() -> None:
-        while step not in complete_steps(told["run_dir"]):
+        while step not in complete_steps(folder):
+            time.sleep(POLL)
+        # An object store shows lines at checkpoints only.
+        while not paths.is_remote(folder) and rehearsed.lines(folder)[-1]["step"] < step + MORE:
             time.sleep(POLL)
         print(f"SIGKILL: checkpoint {step} is whole", flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
 
-    threading.Thread(target=watch, name="kill", daemon=True).start()
+    if main:
+        threading.Thread(target=watch, name="kill", daemon=True).start()
     return _train(told)
 
 

@@ -59,7 +59,7 @@ def record(given: Mapping[str, Any], folder: str, figures: Mapping[str, Any]) ->
     after = lines(folder)
     plan = json.loads(paths.read_text(paths.join(folder, "plan.json")))
     measured = measures(figures["before"], after)
-    stepping = sum(line["seconds"]["step"] for line in after[-measured["resumed_steps"] :])
+    stepping = sum(line["seconds"]["step"] for line in resumed(after))
     measured["start_seconds"] = round(figures["second_seconds"] - stepping, 3)
     return {
         "of": given["run_dir"],
@@ -74,12 +74,11 @@ def record(given: Mapping[str, Any], folder: str, figures: Mapping[str, Any]) ->
 
 def measures(before: Sequence[Record], after: Sequence[Record]) -> Record:
     """Seconds of an even step, of a checkpoint, of an evaluation; bytes on a device."""
-    both = [*before, *after]
+    both = [*before, *resumed(after)]
     uneven = {id(line) for line in both if "compile_seconds" in line}
     uneven |= {id(later) for line, later in pairwise(both) if id(line) in uneven}
     even = [line for line in both if id(line) not in uneven] or both
     memory = [line["device_memory"] for line in both]
-    first = max(i for i, line in enumerate(after) if "compile_seconds" in line)
     return {
         "step_seconds": statistics.median(line["seconds"]["data"] + line["seconds"]["compute"] for line in even),
         "checkpoint_seconds": max(line["seconds"]["checkpoint"] for line in both),
@@ -89,17 +88,20 @@ def measures(before: Sequence[Record], after: Sequence[Record]) -> Record:
         "step_bytes": max(found["step"] for found in memory),
         "peak_bytes": max((found["peak"] for found in memory if "peak" in found), default=None),
         "tokens_per_second": statistics.median(line["tokens_per_second"] for line in even),
-        "resumed_steps": len(after) - first,
     }
+
+
+def resumed(after: Sequence[Record]) -> list[Record]:
+    """The lines of the last start."""
+    return list(after[max(i for i, line in enumerate(after) if "compile_seconds" in line) :])
 
 
 def again(before: Sequence[Record], after: Sequence[Record]) -> Record:
     """Steps that were done before the kill and once more after it, and whether they were the same."""
-    resumed = max(line["step"] for line in after if "compile_seconds" in line)
-    old = {line["step"]: line for line in before if line["step"] >= resumed}
-    both = [(old[line["step"]], line) for line in after if line["step"] in old]
+    new, old = resumed(after), {line["step"]: line for line in before}
+    both = [(old[line["step"]], line) for line in new if line["step"] in old]
     equal = [all(a[name] == b[name] for name in COMPUTED) for a, b in both]
-    return {"from": resumed, "steps": len(both), "equal": sum(equal)}
+    return {"from": new[0]["step"], "steps": len(both), "equal": sum(equal)}
 
 
 def projected(given: Mapping[str, Any], measured: Mapping[str, Any], count: int) -> Record:
