@@ -3,7 +3,9 @@
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,9 +53,15 @@ def test_without_a_gpu_it_says_so(capsys: pytest.CaptureFixture[str], monkeypatc
     assert not said.out and "nothing was measured" in said.err and "--rehearse" in said.err
 
 
-def test_losses_that_part_end_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    losses = {"ours": [6.2, 6.1, 6.0], "theirs": [6.2, 6.1, 6.1]}
-    monkeypatch.setattr(gpu, "turn", lambda job, rehearse: {"seconds": 1.0, "losses": losses[job["side"]]})
+@pytest.mark.parametrize(("losses", "groups"), [([6.2, 6.1, 6.1], [6.2, 6.2]), ([6.2, 6.1, 6.0], [6.2, 6.22])])
+def test_losses_that_part_end_it(losses: list[float], groups: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    said = {"ours": ([6.2, 6.1, 6.0], [6.2, 6.2]), "theirs": (losses, groups)}
+
+    def turn(job: Mapping[str, Any], rehearse: bool) -> dict[str, Any]:
+        told, by_group = said[job["side"]]
+        return {"seconds": 1.0, "losses": told, "by_group": by_group}
+
+    monkeypatch.setattr(gpu, "turn", turn)
     sides = ({"side": "ours", "gpus": 1}, {"side": "theirs", "mask": "packed"})
     with pytest.raises(SystemExit, match="the losses part"):
         gpu.pairs(*sides, 1, True)
