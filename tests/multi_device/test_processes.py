@@ -99,7 +99,7 @@ def test_one_process_then_two(runs: Runs, alone: Path) -> None:
     told = job.output(0)
     assert "process 0 on" in told and "process 1 on" in told and "fsdp=2 (one host)" in told
     versions = json.loads((runs.folder / "one-two" / "versions.json").read_text())
-    assert versions["devices"] == {"kind": "cpu", "count": 2, "processes": 2}
+    assert versions["devices"] == {"kind": "cpu", "count": 2, "processes": 2, "slices": 1}
 
 
 def test_sigterm_to_one_of_two_saves_the_same_step_on_both(runs: Runs) -> None:
