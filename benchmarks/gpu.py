@@ -129,9 +129,8 @@ def pairs(mine: Mapping[str, Any], peer: Mapping[str, Any], count: int, rehearse
             told = f"ours {a['losses']}, theirs {b['losses']}; by groups of documents {parted:.4f} apart"
             raise SystemExit(f"the losses part: {told}")
         rows.append((a["seconds"], b["seconds"]))
-        print(
-            f"  pair {index + 1}: ours {a['seconds']:.4f} s, theirs {b['seconds']:.4f} s, losses {apart:.4f} apart, by group {parted:.4f}"
-        )
+        losses = f"losses {apart:.4f} apart, by group {parted:.4f}"
+        print(f"  pair {index + 1}: ours {a['seconds']:.4f} s, theirs {b['seconds']:.4f} s, {losses}", flush=True)
     return rows
 
 

@@ -133,7 +133,7 @@ def theirs(job: Mapping[str, Any], config: LlamaConfig) -> tuple[Run, Callable[[
 
 
 def by_group(value: Callable[[str], Any], groups: np.ndarray, device: Any) -> list[float]:
-    """Mean loss of each group before the first update: what a mask gone wrong changes, where the whole mean hides it."""
+    """Mean loss of each group before the first update: it shows a wrong mask, which the mean of all hides."""
     import torch
 
     with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
@@ -143,7 +143,7 @@ def by_group(value: Callable[[str], Any], groups: np.ndarray, device: Any) -> li
 
 
 def torch_loss(model: Any, rows: Mapping[str, np.ndarray], device: Any, mask: str) -> Callable[[str], Any]:
-    """Function to the loss, "mean" or "none" (by token). mask "packed": as ours; "causal": rows as one document each."""
+    """Function to the loss, "mean" or "none" (by token). mask "packed": as ours; "causal": whole rows."""
     import torch
 
     part = {name: torch.tensor(array, device=device) for name, array in rows.items()}
