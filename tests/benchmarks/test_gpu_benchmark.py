@@ -71,8 +71,8 @@ def test_losses_that_part_end_it(losses: list[float], groups: list[float], monke
 @pytest.mark.full
 def test_a_rehearsal_runs_both_sides_to_the_end() -> None:
     """Both sides of the real script in their own processes, with equal losses on the way."""
-    pytest.importorskip("torch")
-    pytest.importorskip("transformers")
+    pytest.importorskip("torch", reason="PyTorch is not installed")
+    pytest.importorskip("transformers", reason="transformers is not installed")
     flags = ["--rehearse", "--models", "1b", "--pairs=1", "--steps=1", "--candidates", "flash_gpu 128, minimal"]
     command = [sys.executable, "-m", "benchmarks.gpu", *flags]
     done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, check=False)
