@@ -58,7 +58,8 @@ def asked(
 ) -> Question:
     """The question that the settings put."""
     where = topology.read(name, slices)
-    mesh = dict(zip(AXES, mesh_shape(training.get("mesh") or MeshConfig(), where.devices), strict=True))
+    sizes = mesh_shape(training.get("mesh") or MeshConfig(), where.devices, where.slices)
+    mesh = dict(zip(AXES, sizes, strict=True))
     data, loop = training["data"], training["loop"]
     shape = feeding.batch_shape(data, training.get("rows_per_device", 1), mesh)
     compute = training.get("compute") or ComputeConfig()

@@ -34,8 +34,12 @@ class MeshConfig:
     tensor: int = 1
 
 
-def mesh_shape(config: MeshConfig, devices: int) -> tuple[int, ...]:
-    """Sizes along `AXES` for a number of devices. Raises UserError where they do not multiply to it."""
+def mesh_shape(config: MeshConfig, devices: int, slices: int = 1) -> tuple[int, ...]:
+    """Sizes along `AXES` for a number of devices in all, on so many slices.
+
+    Raises:
+        UserError: the sizes do not multiply to the devices, or a copy would span two slices.
+    """
     sizes = list(astuple(config))
     text = ", ".join(f"{name}={size}" for name, size in zip(AXES, sizes, strict=True))
     known = math.prod(size for size in sizes if size != -1)
@@ -49,6 +53,11 @@ def mesh_shape(config: MeshConfig, devices: int) -> tuple[int, ...]:
             "MeshConfig",
             f"make the sizes multiply to {devices}, or give -1 for one and divisors of {devices} for the others",
         )
+    if sizes[0] % slices:
+        wanted = ", ".join(f"{slices * n}" for n in (1, 2, 4) if devices % (slices * n) == 0)
+        what = f"replica={sizes[0]} on {slices} slices of {devices // slices} chips: a copy must not span two slices"
+        mend = f"make MeshConfig.replica {slices} or a multiple of it (of {wanted}), and leave another axis at -1"
+        raise UserError(what, "MeshConfig.replica", mend)
     return tuple(sizes)
 
 
@@ -64,25 +73,18 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
             slice has no such mesh.
     """
     chosen = jax.devices() if devices is None else list(devices)
-    shape = mesh_shape(config, len(chosen))
+    slices = len({slice_of(device) for device in chosen})
+    shape = mesh_shape(config, len(chosen), slices)
     if chosen[0].platform == "tpu":
-        placed = _on_tpu(shape, chosen)
+        placed = _on_tpu(shape, chosen, slices)
     else:
         placed = np.empty(len(chosen), object)
         placed[:] = sorted(chosen, key=lambda device: (device.process_index, device.id))
     return Mesh(placed.reshape(shape), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def _on_tpu(shape: tuple[int, ...], devices: Sequence[jax.Device]) -> np.ndarray:
-    slices = len({slice_of(device) for device in devices})
+def _on_tpu(shape: tuple[int, ...], devices: Sequence[jax.Device], slices: int) -> np.ndarray:
     replica, *inside = shape
-    if replica % slices:
-        wanted = ", ".join(f"{slices * n}" for n in (1, 2, 4) if len(devices) % (slices * n) == 0)
-        what = (
-            f"replica={replica} on {slices} slices of {len(devices) // slices} chips: a copy must not span two slices"
-        )
-        mend = f"make MeshConfig.replica {slices} or a multiple of it (of {wanted}), and leave another axis at -1"
-        raise UserError(what, "MeshConfig.replica", mend)
     within = (replica // slices, *inside)
     between = (slices, *(1 for _ in inside))
     faults = []

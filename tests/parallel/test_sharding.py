@@ -37,6 +37,13 @@ def test_sizes_that_do_not_use_the_devices_are_refused(config: MeshConfig) -> No
     assert caught.value.mend
 
 
+def test_a_copy_that_spans_two_slices_is_refused() -> None:
+    assert mesh_shape(MeshConfig(replica=4), 32, slices=2) == (4, 8, 1, 1)
+    with pytest.raises(UserError, match="replica=1 on 2 slices of 16 chips") as caught:
+        mesh_shape(MeshConfig(), 32, slices=2)
+    assert "make MeshConfig.replica 2 or a multiple" in caught.value.mend
+
+
 def test_parameters_lie_as_the_table_says() -> None:
     mesh = make_mesh(MeshConfig(fsdp=4, tensor=2), jax.devices()[:8])
     shapes = llama.parameter_shapes(CONFIG)
