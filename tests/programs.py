@@ -12,10 +12,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental.compilation_cache import compilation_cache
 
 from t_elaine.model.config import ComputeConfig, LlamaConfig
 from t_elaine.parallel.mesh import MeshConfig, make_mesh
+from t_elaine.planning.compile import compiled_anew
 from t_elaine.training import step as steps
 from t_elaine.training.optimizer import AdamW
 from t_elaine.training.step import Step
@@ -45,18 +45,10 @@ def compiled(step: Step, rows: int = 8, options: dict[str, str] | None = None) -
 
 def partitioned(step: Step, rows: int = 8) -> str:
     """The program of one device, before any pass after the partitioner."""
-    cache = jax.config.jax_compilation_cache_dir
-    # A program that is found compiled already is not dumped.
-    jax.config.update("jax_compilation_cache_dir", None)
-    compilation_cache.reset_cache()
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            compiled(step, rows, {"xla_dump_to": folder, "xla_dump_hlo_pass_re": "spmd-partitioning"})
-            (found,) = Path(folder).glob("*jit_step*after_spmd-partitioning*")
-            return found.read_text()
-    finally:
-        jax.config.update("jax_compilation_cache_dir", cache)
-        compilation_cache.reset_cache()
+    with tempfile.TemporaryDirectory() as folder, compiled_anew():
+        compiled(step, rows, {"xla_dump_to": folder, "xla_dump_hlo_pass_re": "spmd-partitioning"})
+        (found,) = Path(folder).glob("*jit_step*after_spmd-partitioning*")
+        return found.read_text()
 
 
 def collectives_of(text: str) -> dict[str, int]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.experimental.compilation_cache import compilation_cache
 
 from t_elaine.errors import UserError
 from t_elaine.training.step import Step, batch_shapes
@@ -77,7 +78,7 @@ def compile_step(step: Step, shape: tuple[int, int, int]) -> Compiled | TooLarge
     """
     begun = time.perf_counter()
     lowered = step.run.lower(step.state_shapes, batch_shapes(*shape, step.batch_sharding))
-    with tempfile.TemporaryDirectory(prefix="t-elaine-plan-") as folder, _compiled_anew():
+    with tempfile.TemporaryDirectory(prefix="t-elaine-plan-") as folder, compiled_anew():
         try:
             done = lowered.compile(compiler_options={"xla_dump_to": folder, "xla_dump_hlo_as_text": True})
         except jax.errors.JaxRuntimeError as error:
@@ -109,15 +110,20 @@ def _program(done: Any, folder: str) -> str:
 
 
 @contextmanager
-def _compiled_anew() -> Iterator[None]:
-    """A program taken from JAX's cache would come without its dump."""
+def compiled_anew() -> Iterator[None]:
+    """While inside, no program is taken from JAX's cache of compiled ones: it would come without its dump.
+
+    JAX asks its settings once a process whether there is a cache, so it is made to ask again at both ends.
+    """
     config: Any = jax.config
     before = config.jax_enable_compilation_cache
     jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()
     try:
         yield
     finally:
         jax.config.update("jax_enable_compilation_cache", before)
+        compilation_cache.reset_cache()
 
 
 def _refused(error: jax.errors.JaxRuntimeError, seconds: float, folder: str) -> TooLarge:

@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ import pytest
 
 from t_elaine import assembly, plan, planned
 from t_elaine.planning import topology
-from t_elaine.planning.compile import TooLarge
+from t_elaine.planning.compile import ASSIGNMENT, TooLarge, compiled_anew
 from t_elaine.training.step import batch_shapes
 from tests import tiny_runs
 
@@ -50,11 +48,20 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return text[text.index("error: ") :]
 
 
-def test_a_step_on_simulated_devices(tmp_path: Path) -> None:
-    """In a process of its own: where JAX has traced before, a program may not tell its source lines."""
+def test_a_program_that_jax_keeps_is_compiled_anew_for_its_dump(tmp_path: Path) -> None:
+    lowered = jax.jit(lambda x: x * 3 + 1).lower(1.0)
+    dump = lambda name: {"xla_dump_to": str(tmp_path / name), "xla_dump_hlo_as_text": True}  # noqa: E731
+    lowered.compile(compiler_options=dump("kept"))
+    with compiled_anew():
+        lowered.compile(compiler_options=dump("anew"))
+    assert list((tmp_path / "anew").glob(f"*{ASSIGNMENT}"))
+    lowered.compile(compiler_options=dump("found"))
+    assert not list(tmp_path.glob(f"found/*{ASSIGNMENT}")), "outside it is found again"
+
+
+def test_a_step_on_simulated_devices(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     file = tmp_path / "step.hlo"
-    command = [sys.executable, "-m", "t_elaine.plan", *TINY, "--topology=cpu:8", f"--hlo_out={file}", "--json"]
-    record = json.loads(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
+    record = asked(capsys, "--topology=cpu:8", f"--hlo_out={file}")
     parameters = 2 * (LAYER + 2 * 64) + 2 * TABLE + 64
     assert record["model"]["parameters"] == parameters
     assert record["batch"] == {"accumulation": 2, "rows": 8, "length": 64, "tokens": 1024}
