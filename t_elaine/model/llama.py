@@ -23,6 +23,8 @@ from t_elaine.model.placement import constrain, pieces, row_major
 Params = dict[str, Any]
 # (weights, their axes) → the residual stream, and the normed one times each of them.
 Normed = Callable[[tuple[jax.Array, ...], tuple[tuple[str, str], ...]], tuple[jax.Array, tuple[jax.Array, ...]]]
+# (q, k, v) → what each token takes from others, and what is kept of the layer beside it (a cache; nothing in training).
+Attend = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, Any]]
 
 
 class Parameter(NamedTuple):
@@ -137,11 +139,12 @@ def _heads(
 # (A kernel under a scope called attention would be taken for one by estimates, which go by names.)
 @jax.named_scope("attn")
 def _attention(
-    w: Params, normed: Normed, cos: jax.Array, sin: jax.Array, segments: jax.Array, compute: ComputeConfig
-) -> jax.Array:
+    w: Params, normed: Normed, cos: jax.Array, sin: jax.Array, attend: Attend, compute: ComputeConfig
+) -> tuple[jax.Array, Any]:
     x, (q, k, v) = _heads(w, normed, cos, sin, compute)
-    out = attention.attend(q, k, v, segments, compute)
-    return x + linear(out.reshape(*out.shape[:2], -1), _stored(w["o"], -1, w["o"].shape[-1]), ("q_heads", "embed"))
+    out, kept = attend(q, k, v)
+    y = linear(out.reshape(*out.shape[:2], -1), _stored(w["o"], -1, w["o"].shape[-1]), ("q_heads", "embed"))
+    return x + y, kept
 
 
 @jax.named_scope("mlp")
@@ -154,20 +157,35 @@ def _mlp(w: Params, normed: Normed) -> jax.Array:
     return x + gated_linear(gate, up, _stored(w["down"], *w["down"].shape), ("mlp", "embed"))
 
 
-def _layer(
-    config: LlamaConfig, compute: ComputeConfig, cos: jax.Array, sin: jax.Array, segments: jax.Array
-) -> Callable:
+def plain_layer(
+    config: LlamaConfig, compute: ComputeConfig, cos: jax.Array, sin: jax.Array, attend: Attend
+) -> Callable[[jax.Array, Params], tuple[jax.Array, Any]]:
+    """One layer, (residual stream [B,T,D], its weights) → (the stream after it, what `attend` keeps); saves nothing.
+
+    Args:
+        config: the model.
+        compute: dtype and attention, which may choose how heads are laid out.
+        cos, sin: float32 [B,T,h/2], `rope.angles` of the tokens.
+        attend: turned queries, keys and values [B,T,N,h] → [B,T,H,h], and anything beside it.
+    """
     dtype = jnp.dtype(compute.dtype)
 
-    def layer(x_BTD: jax.Array, w: Params) -> tuple[jax.Array, None]:
+    def layer(x_BTD: jax.Array, w: Params) -> tuple[jax.Array, Any]:
         matrices = jax.tree.map(lambda leaf: leaf.astype(dtype), {"attention": w["attention"], "mlp": w["mlp"]})
         normed = _normed(x_BTD, w["attention_norm"]["scale"], config.norm_eps)
-        x_BTD = _attention(matrices["attention"], normed, cos, sin, segments, compute)
+        x_BTD, kept = _attention(matrices["attention"], normed, cos, sin, attend, compute)
         x_BTD = checkpoint_name(row_major(constrain(x_BTD, "batch", "sequence", None)), "middle")
         normed = _normed(x_BTD, w["mlp_norm"]["scale"], config.norm_eps)
         x_BTD = _mlp(matrices["mlp"], normed)
-        return row_major(constrain(x_BTD, "batch", "sequence", None)), None
+        return row_major(constrain(x_BTD, "batch", "sequence", None)), kept
 
+    return layer
+
+
+def _layer(
+    config: LlamaConfig, compute: ComputeConfig, cos: jax.Array, sin: jax.Array, segments: jax.Array
+) -> Callable:
+    layer = plain_layer(config, compute, cos, sin, lambda *qkv: (attention.attend(*qkv, segments, compute), None))
     if compute.remat == "none":
         return layer
     # A norm is one number a token: never worth another pass over the residual stream.
