@@ -6,19 +6,22 @@ The data's side of `assembly`; it knows no optimizer and no loop.
 import dataclasses
 import hashlib
 import io
+import json
 import math
 import os
 from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from t_elaine import paths
 from t_elaine.data import loader as loading
 from t_elaine.data.mixture import Mixture, accumulation
-from t_elaine.data.store import MANIFEST, open_store, verify_store
+from t_elaine.data.store import MANIFEST, open_store, verify_stores
 from t_elaine.data.validation import validation_rows
 from t_elaine.errors import UserError
+from t_elaine.parallel import agreement
 
 BATCH_AXES = ("replica", "fsdp")
 
@@ -74,11 +77,7 @@ def open_feed(
     shape = batch_shape(data, rows_per_device, sharding.mesh.shape)
     plan = loading.open_mixture(data)
     if verify:
-        for folder in data.stores:
-            if paths.is_remote(folder):
-                say(f"{folder} is compared by the sizes of its files alone: their digests would take reading it whole")
-            else:
-                verify_store(folder)
+        compare(data.stores, say)
     size = int(plan.vocabulary["size"])
     if size > vocab_size:
         what = f"the stores' vocabulary has {size} ids, the model {vocab_size}"
@@ -98,6 +97,24 @@ def open_feed(
         byte_lengths=byte_lengths(data.stores[0], vocab_size),
         vocabulary_sha256=str(plan.vocabulary["sha256"]),
     )
+
+
+def compare(folders: Sequence[str], say: Callable[[str], None] = print) -> None:
+    """Compare the stores' files with their digests. Hosts that see the very same files share the reading.
+
+    A host that finds a damaged one tells the others as it ends (`parallel.line`), before any of them trains.
+
+    Raises:
+        UserError: a file is damaged or missing.
+    """
+    for folder in filter(paths.is_remote, folders):
+        say(f"{folder} is compared by the sizes of its files alone: their digests would take reading it whole")
+    local = [folder for folder in folders if not paths.is_remote(folder)]
+    # A copy on a host's own disk has another inode or another time of its last change.
+    seen = [os.stat(paths.join(folder, name)) for folder in local for name in open_store(folder).digests()]
+    text = json.dumps([(file.st_ino, file.st_size, file.st_mtime_ns, file.st_ctime_ns) for file in seen])
+    shared = not agreement.unlike_main(text)
+    verify_stores(local, share=(jax.process_index(), jax.process_count()) if shared else (0, 1))
 
 
 def batch_shape(data: Mixture, rows_per_device: int, axes: Mapping[str, int]) -> tuple[int, int, int]:
@@ -164,7 +181,7 @@ def data_record(data: Mixture) -> dict[str, Any]:
             "folder": os.fspath(folder),
             "manifest_sha256": digest,
             "vocabulary_sha256": store.vocabulary["sha256"],
-            "shards": {shard["file"]: shard["sha256"] for shard in store.manifest["shards"]},
+            "shards": store.digests(),
             **origin(store.manifest),
         }
     return record

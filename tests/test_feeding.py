@@ -1,12 +1,70 @@
-"""What a run reads: held-out text that is lacking is named."""
+"""What a run reads: held-out text that is lacking is named; hosts share the comparing of files with their digests."""
 
+import shutil
 from pathlib import Path
 
+import jobs
 import tiny_runs
 
 from t_elaine import feeding
 from t_elaine.data.mixture import Mixture
 from t_elaine.data.store import read_manifest, write_manifest
+
+# Two processes compare stores as train does, print what they read, and wait for each other as train does afterwards.
+COMPARING = """
+import sys
+from t_elaine import cli, feeding
+from t_elaine.data import store
+from t_elaine.parallel import agreement
+from t_elaine.parallel.hosts import Hosts, together
+digest = store.file_sha256
+store.file_sha256 = lambda path: print("read", path, flush=True) or digest(path)
+def main():
+    with together(Hosts(), {}, ""):
+        feeding.compare(("alpha", "beta"))
+        agreement.wait_for_all("compared")
+    return 0
+sys.exit(cli.guarded(main, "train"))
+"""
+TRAIN, VALIDATION = "train-00000-of-00001.arrow", "validation-00000-of-00001.arrow"
+
+
+def flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def compared(folder: Path, *where: Path) -> tuple[jobs.Job, list[list[str]], list[int]]:
+    """The job of two processes in these working folders, what each of them read, and how they ended."""
+    programs = dict.fromkeys(range(2), ("-c", COMPARING))
+    job = jobs.start(folder, "", programs=programs, folders=dict(enumerate(where)))
+    codes = job.wait(90)
+    lines = [job.output(process).splitlines() for process in range(2)]
+    return job, [[line.removeprefix("read ") for line in told if line.startswith("read ")] for told in lines], codes
+
+
+def test_hosts_that_see_the_same_files_share_the_reading(tmp_path: Path) -> None:
+    for name in ("alpha", "beta"):
+        tiny_runs.make_store(tmp_path / name)
+    job, read, codes = compared(tmp_path, tmp_path, tmp_path)
+    assert codes == [0, 0], job.told()
+    assert read == [[f"alpha/{TRAIN}", f"beta/{TRAIN}"], [f"alpha/{VALIDATION}", f"beta/{VALIDATION}"]]
+    flip(tmp_path / "beta" / VALIDATION)
+    job, _, codes = compared(tmp_path, tmp_path, tmp_path)
+    assert codes == [2, 2], job.told()
+    assert f"error: {VALIDATION} is damaged" in job.output(1)
+    assert f"failed: {VALIDATION} is damaged" in job.output(0), "who did not read it ends too"
+
+
+def test_a_host_with_copies_of_its_own_reads_all_of_them(tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    for name in ("alpha", "beta"):
+        shutil.copytree(tiny_runs.make_store(here / name), there / name)
+    flip(there / "beta" / TRAIN)
+    job, read, codes = compared(tmp_path, here, there)
+    assert codes == [2, 2] and f"error: {TRAIN} is damaged" in job.output(1), job.told()
+    assert read[0] == [f"alpha/{TRAIN}", f"alpha/{VALIDATION}", f"beta/{TRAIN}", f"beta/{VALIDATION}"]
 
 
 def test_stores_without_held_out_text_are_named(tmp_path: Path) -> None:

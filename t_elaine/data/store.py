@@ -173,6 +173,10 @@ class Store:
     def files(self, split: str) -> list[str]:
         return [shard["file"] for shard in self.manifest["shards"] if shard["split"] == split]
 
+    def digests(self, split: str = "") -> dict[str, str]:
+        """sha256 by name of the shards of a split, or of all."""
+        return {s["file"]: s["sha256"] for s in self.manifest["shards"] if split in ("", s["split"])}
+
 
 def open_store(folder: str | os.PathLike[str], cache: TokenCache | None = None) -> Store:
     """Open a store for reading. Checks the manifest, its own digest and every shard's length, not the shards' digests.
@@ -204,21 +208,31 @@ def open_store(folder: str | os.PathLike[str], cache: TokenCache | None = None) 
 
 
 def verify_store(folder: str | os.PathLike[str], split: str = "") -> None:
-    """Read every file of the store, or of one split and the vocabulary, and compare its sha256 with the manifest's.
+    """`verify_stores` of one store, whole."""
+    verify_stores([folder], split)
 
-    Raises:
-        UserError: the first file that differs, by name.
+
+def verify_stores(folders: Sequence[str | os.PathLike[str]], split: str = "", share: tuple[int, int] = (0, 1)) -> None:
+    """Compare the files of stores with their digests. Raises UserError naming the first that is damaged.
+
+    Args:
+        folders: of the stores.
+        split: only the shards of this split, with the vocabulary; "": everything.
+        share: (i, n): check only every n-th file from the i-th, so that n hosts share the reading.
     """
-    store = open_store(folder)
-    shards = {s["file"]: s["sha256"] for s in store.manifest["shards"] if split in ("", s["split"])}
-    for name, expected in (shards | store.manifest.get("files", {})).items():
+    digests = [
+        (store, name, expected)
+        for store in map(open_store, folders)
+        for name, expected in (store.digests(split) | store.manifest.get("files", {})).items()
+    ]
+    for store, name, expected in digests[share[0] :: share[1]]:
         try:
             found = file_sha256(paths.join(store.folder, name))
         except FileNotFoundError as error:
-            raise UserError(f"{name} is missing from the store", str(folder), "prepare the store again") from error
+            raise UserError(f"{name} is missing from the store", store.folder, "prepare the store again") from error
         if found != expected:
             what = f"{name} is damaged: its sha256 is not the one that prepare recorded"
-            raise UserError(what, str(folder), "copy the store again, or prepare it again with --overwrite")
+            raise UserError(what, store.folder, "copy the store again, or prepare it again with --overwrite")
 
 
 def read_shard(path: Path, groups: list[tuple[str, str]]) -> Iterator[DocBatch]:

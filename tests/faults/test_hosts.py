@@ -33,9 +33,9 @@ FAILING = """
 import sys
 from t_elaine import feeding
 from t_elaine.errors import UserError
-def verify(folder):
-    raise UserError("shard 3 is damaged", folder, "copy it again")
-feeding.verify_store = verify
+def verify(folders, share):
+    raise UserError("shard 3 is damaged", folders[0], "copy it again")
+feeding.verify_stores = verify
 from t_elaine.train import main
 sys.exit(main())
 """
