@@ -64,7 +64,7 @@ def ours(job: Mapping[str, Any], config: LlamaConfig) -> tuple[Run, Callable[[],
     mesh = make_mesh(MeshConfig(), jax.devices()[: job["gpus"]])
     given: dict[str, Any] = {k: tuple(v) if k == "saved" else v for k, v in job["compute"].items()}
     asked = ComputeConfig(**given)
-    compute, warning = capability.usable(asked, job["length"], jax.default_backend())
+    compute, warning = capability.usable(asked, job["length"], config.head_dim, jax.default_backend())
     schedule = Schedule(peak=RATE, kind="constant", warmup_steps=0)
     lengths = np.full(config.vocab_size, 4, np.int32)
     settings: dict[str, Any] = {**ADAMW, "clip": 1.0}

@@ -142,7 +142,7 @@ def train(
         introduce(devices, line)
         platform = devices.devices.flat[0].platform
         length, pieces = data.sequence_length, devices.shape["context"]
-        compute, warning = capability.usable(compute or ComputeConfig(), length, platform, pieces)
+        compute, warning = capability.usable(compute or ComputeConfig(), length, model.head_dim, platform, pieces)
         if warning:
             say(f"warning: {warning}")
         moment = (optimizer or AdamW()).first_moment_dtype

@@ -6,12 +6,11 @@ the estimates (planning).
 
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from t_elaine import feeding
+from t_elaine import feeding, paths
 from t_elaine.errors import UserError
 from t_elaine.model import capability
 from t_elaine.model.config import ComputeConfig
@@ -63,7 +62,9 @@ def asked(
     data, loop = training["data"], training["loop"]
     shape = feeding.batch_shape(data, training.get("rows_per_device", 1), mesh)
     compute = training.get("compute") or ComputeConfig()
-    usable, warning = capability.usable(compute, data.sequence_length, where.chip.kind, mesh["context"])
+    usable, warning = capability.usable(
+        compute, data.sequence_length, training["model"].head_dim, where.chip.kind, mesh["context"]
+    )
     if warning:
         print(f"warning: {warning}", file=sys.stderr)
     return Question(
@@ -105,7 +106,7 @@ def by_compiler(question: Question, training: Mapping[str, Any], hlo_out: str) -
         return answer.too_large(question, done)
     if hlo_out:
         try:
-            Path(hlo_out).write_text(done.hlo, encoding="utf-8")
+            paths.write_text(hlo_out, done.hlo)
         except OSError as error:
             raise UserError(f"the program cannot be written: {error}", hlo_out, "name another file") from error
     module = hlo.parse(done.hlo)

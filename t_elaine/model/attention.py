@@ -173,16 +173,14 @@ def attend(
         q_BTHh, k_BTKh, v_BTKh = (checkpoint_name(x, n) for x, n in zip((q_BTHh, k_BTKh, v_BTKh), "qkv", strict=True))
     qkv = (q_BTHh, k_BTKh, v_BTKh, segments_BT)
     if name in ("splash", "flash_tpu", "flash_gpu"):
-        return _by_pallas(*qkv, compute, cut)
+        return _by_pallas(*qkv, compute)
     if cut:
         kernel = (lambda *parts: in_blocks(*parts[:-1], block)) if name == "blocked" else (lambda *p: at_once(*p[:-1]))
         return context.over_pieces(kernel, *qkv)
     return blocked(*qkv, block) if name == "blocked" else reference(*qkv)
 
 
-def _by_pallas(
-    q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array, compute: ComputeConfig, cut: bool
-) -> jax.Array:
+def _by_pallas(q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array, compute: ComputeConfig) -> jax.Array:
     """Pallas's kernels, interpreted on other hardware than theirs; imported here, since that takes half a second."""
     name, block = compute.attention, compute.attention_block
     interpret = platform() != ("gpu" if name == "flash_gpu" else "tpu")
@@ -196,5 +194,4 @@ def _by_pallas(
         return flash_gpu(q, k, v, segments, block, interpret=interpret)
     from t_elaine.model.splash import splash
 
-    kernel = context.splash if cut else splash
-    return kernel(q, k, v, segments, block, compute.attention_fused_backward, interpret)
+    return splash(q, k, v, segments, block, compute.attention_fused_backward, interpret)

@@ -1,13 +1,12 @@
 """Which attention runs where: a table, and what is taken instead where a choice is not in it. Computes nothing."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from t_elaine.model.config import ComputeConfig
 from t_elaine.model.context import check_length
-
-LANES = 128
+from t_elaine.model.tpu import LANES, VMEM, flash_bytes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,14 +32,16 @@ class Kernel:
         platforms: JAX's names of those that it is made for.
         block: row length (a device's piece of it, where rows are cut) and block must be multiples of this.
         power_of_two: the block must be one.
+        memory: (row length, head size, block) → bytes of a chip's own memory that it needs, where that is a limit.
         whole: where it was checked, on rows that are whole.
         pieces: where it was checked on rows that are cut over devices (mesh axis `context`); None: it cannot do that.
-        instead: what is taken where only that is missing.
+        instead: what is taken where only that or that memory is missing.
     """
 
     platforms: tuple[str, ...]
     block: int = 1
     power_of_two: bool = False
+    memory: Callable[[int, int, int], int] | None = None
     whole: Checked
     pieces: Checked | None
     instead: str = "reference"
@@ -61,6 +62,7 @@ KERNELS: Mapping[str, Kernel] = MappingProxyType(
         "flash_tpu": Kernel(
             platforms=("tpu",),
             block=LANES,
+            memory=flash_bytes,
             whole=Checked(interpreted=("x86-64",), compiled=("TPU v4", "TPU v5e", "TPU v5p", "TPU v6e")),
             pieces=None,
             instead="splash",
@@ -77,12 +79,15 @@ KERNELS: Mapping[str, Kernel] = MappingProxyType(
 )
 
 
-def usable(compute: ComputeConfig, length: int, platform: str, pieces: int = 1) -> tuple[ComputeConfig, str]:
+def usable(
+    compute: ComputeConfig, length: int, head_dim: int, platform: str, pieces: int = 1
+) -> tuple[ComputeConfig, str]:
     """The settings to compute with, and a warning where they are not those that were asked for ("" where they are).
 
     Args:
         compute: what was asked for.
         length: tokens a row.
+        head_dim: of the model.
         platform: "cpu", "gpu" or "tpu".
         pieces: in how many pieces devices hold a row.
 
@@ -92,9 +97,8 @@ def usable(compute: ComputeConfig, length: int, platform: str, pieces: int = 1) 
     check_length(length, pieces)
     name, instead = compute.attention, "reference"
     why = _missing(name, compute.attention_block, length // pieces, platform)
-    if not why and pieces > 1 and KERNELS[name].pieces is None:
-        why = f"it does not attend over rows cut into {pieces} pieces"
-        instead = KERNELS[name].instead
+    if not why:
+        why, instead = _beyond(KERNELS[name], compute.attention_block, length, head_dim, pieces), KERNELS[name].instead
     if not why:
         return compute, ""
     cost = "; it computes the same, slower and with more memory" if instead == "reference" else ""
@@ -111,4 +115,14 @@ def _missing(name: str, block: int, length: int, platform: str) -> str:
         return f"rows of {length} in blocks of {block}: blocks must divide rows and be multiples of {kernel.block}"
     if kernel.power_of_two and block & (block - 1):
         return f"its blocks are powers of two, and this is {block}"
+    return ""
+
+
+def _beyond(kernel: Kernel, block: int, length: int, head_dim: int, pieces: int) -> str:
+    """Why a kernel that is made for this hardware cannot attend over rows so long, or cut so, or ""."""
+    if pieces > 1 and kernel.pieces is None:
+        return f"it does not attend over rows cut into {pieces} pieces"
+    if kernel.memory and (need := kernel.memory(length, head_dim, min(block, length))) > VMEM:
+        have = f"{need / 2**20:.0f} MiB of a chip's own memory, and it has {VMEM >> 20}"
+        return f"rows of {length} take {have}"
     return ""

@@ -6,7 +6,6 @@ tokens stand in that order, which only attention needs to know. With one piece b
 """
 
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any
 
 import jax
@@ -124,56 +123,3 @@ def over_pieces(
     axes = [("sequence",) if leaf.ndim == 1 else (None, "sequence", *[None] * (leaf.ndim - 2)) for leaf in leaves]
     run = placement.per_shard(run, (QUERIES, KEYS, KEYS, ROWS, ("sequence",), *axes), QUERIES)
     return run(q_BTHh, k_BTKh, v_BTKh, segments_BT, places_T, *leaves)
-
-
-def splash(
-    q_BTHh: jax.Array,
-    k_BTKh: jax.Array,
-    v_BTKh: jax.Array,
-    segments_BT: jax.Array,
-    block: int,
-    fused_backward: bool = False,
-    interpret: bool = False,
-) -> jax.Array:
-    """JAX's splash kernel over pieces; arguments as for `model.splash.splash`, of dealt rows.
-
-    Its tables of blocks to skip differ by device: they are made for all and cut with the queries.
-    """
-    from t_elaine.model.splash import kernels  # Pallas takes half a second to import
-
-    T, heads = q_BTHh.shape[1], q_BTHh.shape[2] // placement.pieces("q_heads")
-    tables = _splash_kernel(T, pieces(), heads, min(block, T // pieces()), fused_backward, interpret)
-
-    def kernel(q: Any, k: Any, v: Any, own_segments: Any, all_segments: Any, _: Any, attend: Any) -> jax.Array:
-        by_head = [x.transpose(0, 2, 1, 3) for x in (q * q.shape[-1] ** -0.5, k, v)]
-        out: jax.Array = jax.vmap(attend)(*by_head, segment_ids=kernels.SegmentIds(own_segments, all_segments))
-        return out.transpose(0, 2, 1, 3)
-
-    return over_pieces(kernel, q_BTHh, k_BTKh, v_BTKh, segments_BT, tables)
-
-
-@lru_cache(maxsize=8)
-def _splash_kernel(T: int, C: int, heads: int, block: int, fused_backward: bool, interpret: bool) -> Any:
-    from t_elaine.model.splash import kernels, masks
-
-    apart = None if fused_backward else block
-    sizes = kernels.BlockSizes(
-        block_q=block,
-        block_kv=block,
-        block_q_dkv=block,
-        block_kv_dkv=block,
-        block_q_dq=apart,
-        block_kv_dq=apart,
-        use_fused_bwd_kernel=fused_backward,
-    )
-    mask = masks.CausalMask((T, T))
-    mask.q_sequence = dealt_places(T, C)
-    with jax.ensure_compile_time_eval():  # tables are constants, not values of the traced function
-        return kernels.make_splash_mha(
-            masks.MultiHeadMask([mask] * heads),
-            block_sizes=sizes,
-            head_shards=1,
-            q_seq_shards=C,
-            residual_checkpoint_name="attention",
-            interpret=interpret,
-        )

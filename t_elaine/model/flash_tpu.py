@@ -12,15 +12,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from t_elaine.model import flash_tpu_blocks as blocks
 from t_elaine.model.placement import per_shard
-
-VMEM = 64 << 20  # bytes that a kernel may use of the chip's own memory
+from t_elaine.model.tpu import LANES, VMEM
 
 
 def flash(
@@ -54,7 +52,7 @@ def flash(
 
 def _flat(head_dim: int) -> bool:
     """Whether results go straight to [B,T,H*h], which the output projection reads: heads must fill whole lanes."""
-    return head_dim % blocks.LANES == 0
+    return head_dim % LANES == 0
 
 
 def _results(block: int, h: int, index: Callable[..., tuple[Any, Any, Any]]) -> pl.BlockSpec:
@@ -108,10 +106,10 @@ def _forward(
             out_specs=[_results(block, h, lambda b, n, t, *s: (b, n, s[0][t])), norms],
             scratch_shapes=[
                 pltpu.VMEM((block, h), q.dtype),
-                pltpu.VMEM((block, blocks.LANES), jnp.float32),
-                pltpu.VMEM((block, blocks.LANES), jnp.float32),
+                pltpu.VMEM((block, LANES), jnp.float32),
+                pltpu.VMEM((block, LANES), jnp.float32),
                 pltpu.VMEM((block, h), jnp.float32),
-                pltpu.VMEM((block, blocks.LANES), jnp.int32),
+                pltpu.VMEM((block, LANES), jnp.int32),
             ],
         ),
         out_shape=[
@@ -167,7 +165,7 @@ def _backward(
             scratch_shapes=[
                 *(pltpu.VMEM((T, h), jnp.float32) for _ in range(3)),
                 pltpu.VMEM((1, T), jnp.float32),
-                pltpu.VMEM((block, blocks.LANES), jnp.int32),
+                pltpu.VMEM((block, LANES), jnp.int32),
             ],
         ),
         out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (q, k, v)],
@@ -182,10 +180,3 @@ def _backward(
 
 
 _attend.defvjp(_forward, _backward)
-
-
-def room(length: int, head_dim: int, block: int, width: int) -> int:
-    """Bytes of the chip's own memory that the backward kernel holds: sums, results, blocks and scores."""
-    whole = 3 * length * head_dim * (4 + 2 * width)
-    moved = 2 * 6 * block * head_dim * width
-    return whole + moved + 4 * 4 * block * min(block, 2 * blocks.grain(block)) + np.dtype(np.int32).itemsize * length

@@ -13,10 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import pallas as pl
 
-LANES = 128
+from t_elaine.model.tpu import LANES
+
 MASKED = -0.7 * float(np.finfo(np.float32).max)
 LOG2E = math.log2(math.e)
 GRAIN = 256
+
+# (first key, keys, first query, on the diagonal, with documents apart): keys against the block's queries from the first
+Part = Callable[[int, int, int, bool, bool], None]
 
 
 def grain(block: int) -> int:
@@ -55,16 +59,33 @@ def _across(x: jax.Array, width: int) -> jax.Array:
     return jnp.tile(x, (1, width // LANES)) if width >= LANES else x[:, :width]
 
 
-def _on_pairs(i: Any, j: Any, lows: Any, highs: Any, run: Callable[[bool, bool], None]) -> None:
-    """Call run(on the diagonal, with documents apart) as this pair needs it; not at all where nothing is in common."""
+def _masked(scores: jax.Array, same: jax.Array, starts: tuple[int, int] | None, queries: int) -> jax.Array:
+    """Scores of keys in another document (not `same`) or, with the (queries', keys') starts given, later, masked.
+
+    `queries`: the axis along which queries lie.
+    """
+    if starts:
+        place = lambda axis, at: jax.lax.broadcasted_iota(jnp.int32, scores.shape, axis) + at  # noqa: E731
+        same &= place(queries, starts[0]) >= place(1 - queries, starts[1])
+    return jnp.where(same, scores, MASKED)
+
+
+def _on_pairs(i: Any, j: Any, block: int, lows: Any, highs: Any, part: Part) -> None:
+    """Call `part` for the parts of this pair; not at all where queries and keys have no document in common."""
     b = pl.program_id(0)
     low_i, high_i, low_j, high_j = lows[b, i], highs[b, i], lows[b, j], highs[b, j]
     below = j < i
     common = (low_j <= high_i) & (low_i <= high_j)
     one = (low_i == high_j) & (low_j == high_i) & (low_i == high_i)
-    pl.when(jnp.logical_not(below))(lambda: run(True, True))
-    pl.when(below & one)(lambda: run(False, False))
-    pl.when(below & common & jnp.logical_not(one))(lambda: run(False, True))
+
+    def on_diagonal() -> None:
+        step = grain(block)
+        for start in range(0, block, step):
+            part(start, step, start, True, True)
+
+    pl.when(jnp.logical_not(below))(on_diagonal)
+    pl.when(below & one)(lambda: part(0, block, 0, False, False))
+    pl.when(below & common & jnp.logical_not(one))(lambda: part(0, block, 0, False, True))
 
 
 def forward(
@@ -108,11 +129,8 @@ def forward(
         rows, columns = slice(first, block), slice(start, start + width)
         scores = _matmul(q_scaled[rows], k_ref[0, 0, columns], 1, 1)
         if apart:
-            seen = _across(segments[rows], width) == j_segments[0, :, columns]
-            if diagonal:
-                place = lambda axis, at: jax.lax.broadcasted_iota(jnp.int32, scores.shape, axis) + at  # noqa: E731
-                seen &= place(0, first) >= place(1, start)
-            scores = jnp.where(seen, scores, MASKED)
+            same = _across(segments[rows], width) == j_segments[0, :, columns]
+            scores = _masked(scores, same, (first, start) if diagonal else None, 0)
         before = top[rows]
         now = jnp.maximum(before, jnp.max(scores, axis=1, keepdims=True))
         weights = jnp.exp2(scores - _across(now, width))
@@ -122,12 +140,7 @@ def forward(
         more = _matmul(weights.astype(v_ref.dtype), v_ref[0, 0, columns], 1, 0)
         sums[rows] = _across(shrink, sums.shape[1]) * sums[rows] + more
 
-    def run(diagonal: bool, apart: bool) -> None:
-        width = grain(block) if diagonal else block
-        for start in range(0, block, width):
-            part(start, width, start if diagonal else 0, diagonal, apart)
-
-    _on_pairs(i, j, lows, highs, run)
+    _on_pairs(i, j, block, lows, highs, part)
 
     @pl.when(j == i)
     def end() -> None:
@@ -195,11 +208,8 @@ def backward(
         q_scaled = (q.astype(jnp.float32) * (scale * LOG2E)).astype(dtype)
         scores = _matmul(k, q_scaled, 1, 1)
         if apart:
-            seen = _across(segments[columns], block - first) == i_segments[0, :, rows]
-            if diagonal:
-                place = lambda axis, at: jax.lax.broadcasted_iota(jnp.int32, scores.shape, axis) + at  # noqa: E731
-                seen &= place(1, first) >= place(0, start)
-            scores = jnp.where(seen, scores, MASKED)
+            same = _across(segments[columns], block - first) == i_segments[0, :, rows]
+            scores = _masked(scores, same, (first, start) if diagonal else None, 1)
         weights = jnp.exp2(scores - norm_ref[0, 0, :, rows])
         dv[at(j, start, width)] += _matmul(weights.astype(dtype), dout, 1, 0)
         dweights = _matmul(v, dout, 1, 1)
@@ -207,12 +217,7 @@ def backward(
         dk[at(j, start, width)] += _matmul(dscores, q_scaled, 1, 0)
         dq[at(i, first, block - first)] += _matmul(dscores, k, 0, 0)
 
-    def run(diagonal: bool, apart: bool) -> None:
-        width = grain(block) if diagonal else block
-        for start in range(0, block, width):
-            part(start, width, start if diagonal else 0, diagonal, apart)
-
-    _on_pairs(i, j, lows, highs, run)
+    _on_pairs(i, j, block, lows, highs, part)
 
     @pl.when(t == pl.num_programs(3) - 1)
     def end() -> None:

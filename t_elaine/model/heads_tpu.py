@@ -14,8 +14,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from t_elaine.model.placement import per_shard, pieces, platform
+from t_elaine.model.tpu import LANES
 
-LANES = 128
 TOKENS = 1024  # a block
 
 

@@ -18,7 +18,7 @@ from jax.ad_checkpoint import checkpoint_name
 from t_elaine.model import attention, context, heads_tpu, rope
 from t_elaine.model.config import OFFLOAD, SAVEABLE, ComputeConfig, LlamaConfig
 from t_elaine.model.ops import gated_linear, linear, look_up, normed_linears, rms_norm, unstack
-from t_elaine.model.placement import constrain, pieces, row_major
+from t_elaine.model.placement import constrain, row_major, stored
 
 Params = dict[str, Any]
 # (weights, their axes) → the residual stream, and the normed one times each of them.
@@ -104,12 +104,11 @@ def _normed(x_BTD: jax.Array, scale_D: jax.Array, eps: float) -> Normed:
 
 
 def _stored(w: jax.Array, *shape: int) -> jax.Array:
-    """A weight as a matrix, still in pieces; behind the barrier no reshape moves past the gather.
+    """A weight as a matrix, still in pieces.
 
-    (The TPU compiler gathers [D,H,h] with few heads by summing whole tensors of zeros.)
+    (Left to reshape afterwards, the TPU compiler gathers [D,H,h] with few heads by summing whole tensors of zeros.)
     """
-    w = w.reshape(shape)
-    return jax.lax.optimization_barrier(w) if pieces("embed") > 1 else w
+    return stored(w.reshape(shape))
 
 
 def _heads(

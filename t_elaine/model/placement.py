@@ -63,8 +63,12 @@ def gathered(w: jax.Array, dtype: Any, *axes: str | None) -> jax.Array:
 
     It is cast before it travels: behind the barrier the compiler cannot gather float32 and cast afterwards.
     """
-    w = w.astype(dtype)
-    return constrain(jax.lax.optimization_barrier(w) if pieces("embed") > 1 else w, *axes)
+    return constrain(stored(w.astype(dtype)), *axes)
+
+
+def stored(w: jax.Array) -> jax.Array:
+    """A parameter as it lies, in pieces: what was done to it is not moved past the gather that comes next."""
+    return jax.lax.optimization_barrier(w) if pieces("embed") > 1 else w
 
 
 def per_shard(kernel: Callable[..., Any], in_axes: Sequence[Axes], out_axes: Any) -> Callable[..., Any]:
