@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 # Names the process that started this one and whose end is this one's SIGTERM: a sweep's runs must not outlive it.
@@ -88,9 +88,9 @@ def end(interrupt: KeyboardInterrupt, command: str = "") -> int:
     """Say what ended the command and what is kept; returns the exit code, or leaves at once where JAX is loaded."""
     terminated = isinstance(interrupt, Terminated)
     by, code = ("SIGTERM", 143) if terminated else ("the keyboard", 130)
-    print(f"stopped by {by}; {KEPT.get(command, 'what was saved is kept')}", file=sys.stderr)
-    if "jax" in sys.modules:  # whose threads may still compute: the interpreter's way out crashes on them
+    with suppress(BrokenPipeError):  # whoever read it may be what was killed
+        print(f"stopped by {by}; {KEPT.get(command, 'what was saved is kept')}", file=sys.stderr, flush=True)
         sys.stdout.flush()
-        sys.stderr.flush()
+    if "jax" in sys.modules:  # whose threads may still compute: the interpreter's way out crashes on them
         os._exit(code)
     return code

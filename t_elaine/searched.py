@@ -1,15 +1,16 @@
 """`plan --search`: joins the search (planning) to the command line that it varies and to the command that comes out."""
 
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from t_elaine import cli
+from t_elaine import cli, interrupts
 from t_elaine.config import settings
 from t_elaine.model.config import ComputeConfig
-from t_elaine.parallel.mesh import MeshConfig
+from t_elaine.parallel.mesh import AXES, MeshConfig
 from t_elaine.planned import asked
 from t_elaine.planning import search as searching
 from t_elaine.planning.assumptions import Assumptions
@@ -48,13 +49,15 @@ def searched(
     """
     question = with_settings(training, name, slices, assumed)
     mesh, compute = training.get("mesh") or MeshConfig(), training.get("compute") or ComputeConfig()
-    axes = {axis: getattr(mesh, axis) for axis in ("replica", "fsdp", "context", "tensor")}
+    axes = {axis: getattr(mesh, axis) for axis in AXES}
     own = (training.get("rows_per_device", 1), compute.attention, axes)
     trials = searching.ordered(searching.combinations(search, *own), question)
     trial, final = commands(flags, argv)
     base = f"{config_text}\n{name} {slices} {assumed}"
     options = training.get("compiler_options") or {}
-    records = searching.run(trials, search, base, versions(options), trial, lambda line: print(line, file=sys.stderr))
+    say = lambda line: print(line, file=sys.stderr)  # noqa: E731
+    ours = {interrupts.ENDS_WITH: str(os.getpid())}
+    records = searching.run(trials, search, base, versions(options), trial, say, environment=ours)
     best = next((record for record in records if "tokens_per_second_per_chip" in record), None)
     command = final(best["settings"]) if best else ""
     if as_json:

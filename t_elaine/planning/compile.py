@@ -6,12 +6,13 @@ Reads no costs (`costs`) and judges nothing (`answer`).
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 from jax.experimental.compilation_cache import compilation_cache
@@ -22,6 +23,7 @@ from t_elaine.training.step import Step, batch_shapes
 # What the compiler's dump is called, after the program's name.
 ASSIGNMENT, LIVES, PROGRAM = "buffer-assignment.txt", "live-range.txt", "after_optimizations.txt"
 CODE = "after_codegen.txt"  # the same with what instructions cost
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,9 +80,11 @@ def compile_step(step: Step, shape: tuple[int, int, int]) -> Compiled | TooLarge
     """
     begun = time.perf_counter()
     lowered = step.run.lower(step.state_shapes, batch_shapes(*shape, step.batch_sharding))
-    with tempfile.TemporaryDirectory(prefix="t-elaine-plan-") as folder, compiled_anew():
+    # Clearing up may fail: after an interrupt the compiler still dumps.
+    with tempfile.TemporaryDirectory(prefix="t-elaine-plan-", ignore_cleanup_errors=True) as folder, compiled_anew():
+        dump: Any = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
         try:
-            done = lowered.compile(compiler_options={"xla_dump_to": folder, "xla_dump_hlo_as_text": True})
+            done = interruptible(lambda: lowered.compile(compiler_options=dump))
         except jax.errors.JaxRuntimeError as error:
             return _refused(error, time.perf_counter() - begun, folder)
         memory: Any = done.memory_analysis()
@@ -96,6 +100,15 @@ def compile_step(step: Step, shape: tuple[int, int, int]) -> Compiled | TooLarge
             lives=_dumped(folder, LIVES),
             seconds=time.perf_counter() - begun,
         )
+
+
+def interruptible(work: Callable[[], Found]) -> Found:
+    """What the work gives. It is done in a thread: the main one hears no signal while it is in C++, here for minutes.
+
+    An interrupt leaves the thread at work; a command then leaves the process without waiting for it
+    (`interrupts.end`).
+    """
+    return ThreadPoolExecutor(1, "compile").submit(work).result()
 
 
 def _program(done: Any, folder: str) -> str:

@@ -21,6 +21,7 @@ from t_elaine.planning.words import WIDTH, size, table
 
 Record = dict[str, Any]
 REMAT = ("full", "q+k+v+attention", "q+k+v+attention+middle", "q+k+v+attention+gate")
+SECONDS_TO_END = 10.0
 DIFFERS_LITTLE = 1.03  # arithmetic's total over the limit, up to which a compile may still say that it fits
 
 
@@ -127,6 +128,7 @@ def run(
     command: Callable[[Mapping[str, Any]], Sequence[str]],
     say: Callable[[str], None],
     describe: Callable[[Mapping[str, Any]], str] | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> list[Record]:
     """Compile what is not known, until the budget is spent; one record a trial.
 
@@ -138,6 +140,7 @@ def run(
         command: settings → a command that prints a plan as JSON.
         say: takes messages.
         describe: settings → a few words; None: `short`, which is for combinations of a search.
+        environment: variables that the trials get beside this process's own.
     """
     folder = Path(os.path.expanduser(search.folder))
     folder.mkdir(parents=True, exist_ok=True)
@@ -156,7 +159,7 @@ def run(
             begun = time.monotonic()
             name = (describe or short)(trial.settings)
             say(f"trial {number} of {len(trials)}: {name} ({left:.0f} s of the budget left)")
-            told = _compiled(command(trial.settings), left)
+            told = _compiled(command(trial.settings), left, environment or {})
             left -= time.monotonic() - begun
             if "stopped" in told:
                 record["reason"] = told["stopped"]
@@ -168,19 +171,29 @@ def run(
     return sorted(records, key=lambda r: (-r.get("tokens_per_second_per_chip", 0.0), r["reason"]))
 
 
-def _compiled(command: Sequence[str], limit: float) -> Record:
-    """One plan in a process of its own."""
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+def _compiled(command: Sequence[str], limit: float, environment: Mapping[str, str]) -> Record:
+    """One plan in a process of its own, which does not outlive this call."""
+    pipe, variables = subprocess.PIPE, {**os.environ, **environment}
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=variables) as process:
         try:
             out, err = process.communicate(timeout=limit)
         except subprocess.TimeoutExpired:
             return {"stopped": "stopped: budget spent"}
         finally:
-            process.kill()
+            _end(process)
     if process.returncode in (0, 3) and out.startswith("{"):
         return dict(json.loads(out))
     told = [line.removeprefix("error: ") for line in err.splitlines() if line.startswith("error: ")]
     return {"error": told[0] if told else f"the compiler ended with code {process.returncode}"}
+
+
+def _end(process: "subprocess.Popen[str]") -> None:
+    """SIGTERM, on which a plan removes what it has begun to write; SIGKILL for one that does not end."""
+    process.terminate()
+    try:
+        process.wait(SECONDS_TO_END)
+    except subprocess.TimeoutExpired:
+        process.kill()
 
 
 def _figures(told: Record) -> Record:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from t_elaine import plan, searched
+from t_elaine import interrupts, plan, searched
 from t_elaine.config import gin_files, lint
 from t_elaine.planning import search as searching
 from t_elaine.planning.search import Search, Trial
@@ -121,8 +121,9 @@ def test_the_command_that_comes_out_sets_all_that_was_tried(
     """From the flags of a person to the flags of `train`, through trials that a stand-in answers."""
     seen: list[list[str]] = []
 
-    def stand_in(command: list[str], limit: float) -> dict[str, Any]:
+    def stand_in(command: list[str], limit: float, environment: Mapping[str, str]) -> dict[str, Any]:
         seen.append(command)
+        assert environment == {interrupts.ENDS_WITH: str(os.getpid())}
         rate = {"sync exposed": float(sum(map(ord, "".join(command))) % 997 + 1)}
         told = {"step_seconds": {"sync exposed": 1.0}, "mfu": {"sync exposed": 0.5}}
         return told | {"memory": {"peak": GIB, "limit": 2 * GIB}, "tokens_per_second_per_chip": rate}
