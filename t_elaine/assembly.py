@@ -140,9 +140,11 @@ def train(
         keep_compiled(compilation_cache)
         devices = make_mesh(mesh or MeshConfig())
         introduce(devices, line)
-        platform = devices.devices.flat[0].platform
+        device = devices.devices.flat[0]
         length, pieces = data.sequence_length, devices.shape["context"]
-        compute, warning = capability.usable(compute or ComputeConfig(), length, model.head_dim, platform, pieces)
+        compute, warning = capability.usable(
+            compute or ComputeConfig(), length, model.head_dim, device.platform, pieces, device.device_kind
+        )
         if warning:
             say(f"warning: {warning}")
         moment = (optimizer or AdamW()).first_moment_dtype

@@ -63,7 +63,7 @@ def asked(
     shape = feeding.batch_shape(data, training.get("rows_per_device", 1), mesh)
     compute = training.get("compute") or ComputeConfig()
     usable, warning = capability.usable(
-        compute, data.sequence_length, training["model"].head_dim, where.chip.kind, mesh["context"]
+        compute, data.sequence_length, training["model"].head_dim, where.chip.kind, mesh["context"], where.chip.label
     )
     if warning:
         print(f"warning: {warning}", file=sys.stderr)

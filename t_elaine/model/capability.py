@@ -6,7 +6,7 @@ from types import MappingProxyType
 
 from t_elaine.model.config import ComputeConfig
 from t_elaine.model.context import check_length
-from t_elaine.model.tpu import LANES, VMEM, flash_bytes
+from t_elaine.model.tpu import LANES, flash_bytes, own_memory
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -80,7 +80,7 @@ KERNELS: Mapping[str, Kernel] = MappingProxyType(
 
 
 def usable(
-    compute: ComputeConfig, length: int, head_dim: int, platform: str, pieces: int = 1
+    compute: ComputeConfig, length: int, head_dim: int, platform: str, pieces: int = 1, device: str = ""
 ) -> tuple[ComputeConfig, str]:
     """The settings to compute with, and a warning where they are not those that were asked for ("" where they are).
 
@@ -90,6 +90,7 @@ def usable(
         head_dim: of the model.
         platform: "cpu", "gpu" or "tpu".
         pieces: in how many pieces devices hold a row.
+        device: JAX's name of the devices' kind.
 
     Raises:
         UserError: rows that cannot be cut so.
@@ -98,7 +99,8 @@ def usable(
     name, instead = compute.attention, "reference"
     why = _missing(name, compute.attention_block, length // pieces, platform)
     if not why:
-        why, instead = _beyond(KERNELS[name], compute.attention_block, length, head_dim, pieces), KERNELS[name].instead
+        block, instead = min(compute.attention_block, length), KERNELS[name].instead
+        why = _beyond(KERNELS[name], block, length, head_dim, pieces, own_memory(device))
     if not why:
         return compute, ""
     cost = "; it computes the same, slower and with more memory" if instead == "reference" else ""
@@ -118,11 +120,10 @@ def _missing(name: str, block: int, length: int, platform: str) -> str:
     return ""
 
 
-def _beyond(kernel: Kernel, block: int, length: int, head_dim: int, pieces: int) -> str:
+def _beyond(kernel: Kernel, block: int, length: int, head_dim: int, pieces: int, memory: int) -> str:
     """Why a kernel that is made for this hardware cannot attend over rows so long, or cut so, or ""."""
     if pieces > 1 and kernel.pieces is None:
         return f"it does not attend over rows cut into {pieces} pieces"
-    if kernel.memory and (need := kernel.memory(length, head_dim, min(block, length))) > VMEM:
-        have = f"{need / 2**20:.0f} MiB of a chip's own memory, and it has {VMEM >> 20}"
-        return f"rows of {length} take {have}"
+    if kernel.memory and (need := kernel.memory(length, head_dim, block)) > memory:
+        return f"rows of {length} take {need / 2**20:.0f} MiB of a chip's own memory, and it may use {memory >> 20}"
     return ""

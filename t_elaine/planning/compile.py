@@ -4,6 +4,7 @@ Reads no costs (`costs`) and judges nothing (`answer`).
 """
 
 import os
+import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -141,6 +142,12 @@ def compiled_anew() -> Iterator[None]:
 
 def _refused(error: jax.errors.JaxRuntimeError, seconds: float, folder: str) -> TooLarge:
     message = str(error)
+    if "vmem" in message:
+        raise UserError(
+            f"a kernel needs more of the chip's own memory (VMEM) than there is: {_scoped(message)}",
+            "ComputeConfig.attention, ComputeConfig.attention_block, train.compiler_options",
+            "take another kernel or smaller blocks, or another limit of scoped VMEM",
+        ) from error
     if "RESOURCE_EXHAUSTED" in message or "CompileTimeHbmOom" in message or "exceeds available HBM" in message:
         dumped = {"hlo": PROGRAM, "assignment": ASSIGNMENT, "lives": LIVES}
         found = {name: _dumped(folder, ending) for name, ending in dumped.items()}
@@ -151,6 +158,12 @@ def _refused(error: jax.errors.JaxRuntimeError, seconds: float, folder: str) -> 
     raise UserError(
         f"the compiler refuses the step: {told}", "compiler", "try other blocks, remat or options"
     ) from error
+
+
+def _scoped(message: str) -> str:
+    """What the compiler says of sizes, without the program around it."""
+    found = re.search(r"Scoped allocation with size \S+ and limit \S+", message)
+    return found.group() if found else message.splitlines()[0]
 
 
 def _dumped(folder: str, ending: str) -> str:

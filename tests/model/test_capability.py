@@ -57,9 +57,11 @@ def test_rows_beyond_the_chips_own_memory_take_another_kernel() -> None:
     compute = ComputeConfig(attention="flash_tpu", attention_block=1024)
     assert usable(compute, 18432, 128, "tpu") == (compute, "")
     found, warning = usable(compute, 20480, 128, "tpu")
-    assert found.attention == "splash" and "rows of 20480 take 68 MiB" in warning and "has 64" in warning
+    assert found.attention == "splash" and "rows of 20480 take 68 MiB" in warning and "use 64" in warning
     assert usable(ComputeConfig(attention="flash_tpu", attention_block=512), 20480, 128, "tpu")[1] == ""
     assert usable(compute, 24576, 64, "tpu")[0].attention == "splash"  # half a lane takes a whole one
+    assert usable(compute, 8192, 128, "tpu", device="TPU v5 lite") == (compute, "")
+    assert usable(compute, 8192, 128, "tpu", device="TPU v4")[0].attention == "splash"
 
 
 def test_triton_takes_powers_of_two() -> None:

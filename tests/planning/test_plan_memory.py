@@ -2,10 +2,13 @@
 
 import dataclasses
 
+import jax
 import pytest
 
+from t_elaine.errors import UserError
 from t_elaine.model.config import ComputeConfig, LlamaConfig
 from t_elaine.planning import advice, answer, hlo, memory, topology, words
+from t_elaine.planning import compile as compiling
 from t_elaine.planning.assumptions import Assumptions, rates
 from t_elaine.planning.question import Question
 from tests.planning.programs import NESTED
@@ -132,3 +135,13 @@ def test_the_worst_moment_is_found_in_the_dump() -> None:
 def test_two_names_of_one_place_are_one_buffer() -> None:
     rows = memory.at_peak(memory.temporaries(ASSIGNMENT), {("late", "0"): (1, 9), ("same", ""): (2, 5)})
     assert [row.bytes for row in rows] == [500]
+
+
+def test_a_kernel_that_outgrows_the_chips_own_memory_is_not_told_as_a_step_that_does_not_fit() -> None:
+    said = (
+        "RESOURCE_EXHAUSTED: E1001: CompileTimeScopedVmemOom:\nRan out of memory in memory space vmem while allocating"
+    )
+    said += " on stack for %flash.1 = (bf16[1,32,8192,64]) custom-call(). Scoped allocation with size 67.71M and limit"
+    error = jax.errors.JaxRuntimeError(f"{said} 64.00M exceeded scoped vmem limit by 3.71M.")
+    with pytest.raises(UserError, match=r"VMEM.*size 67\.71M and limit 64\.00M"):
+        compiling._refused(error, 1.0, "")
