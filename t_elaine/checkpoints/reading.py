@@ -14,13 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore
-from jax.experimental import multihost_utils
 
 from t_elaine import paths
 from t_elaine.checkpoints import layout, verify
 from t_elaine.checkpoints.arrays import TreeHandler, TreeRestore, named, orbax_path
 from t_elaine.checkpoints.layout import CheckpointMeta, read_meta, resolve
 from t_elaine.errors import UserError
+from t_elaine.parallel import agreement
 
 __all__ = [
     "Damaged",
@@ -183,11 +183,9 @@ def _check_digests(folder: str, items: tuple[str, ...]) -> None:
         lines = verify.faults(folder, items, (jax.process_index(), jax.process_count()))
     except UserError as error:
         lines = [error.what]
-    count = len(lines)
-    if jax.process_count() > 1:
-        count = int(np.sum(multihost_utils.process_allgather(np.asarray(count))))
-    if count:
-        raise Damaged("; ".join(lines[:3]) or "another host found a fault", folder, "take another checkpoint")
+    if where := agreement.anywhere(bool(lines)):
+        what = "; ".join(lines[:3]) or f"process(es) {', '.join(map(str, where))} found a fault"
+        raise Damaged(what, folder, "take another checkpoint")
 
 
 def _read_tree(folder: str, target: Any) -> Any:

@@ -115,6 +115,23 @@ def test_sigterm_to_one_of_two_saves_the_same_step_on_both(runs: Runs) -> None:
 
 
 @pytest.mark.slow
+def test_what_one_of_two_finds_damaged_neither_takes(runs: Runs) -> None:
+    """The hosts share the reading of digests: process 1 alone sees this fault."""
+    job = runs.start("damaged", 2, steps=4)
+    assert job.wait() == [0, 0], job.told()
+    folder = runs.folder / "damaged" / "checkpoints" / "4"
+    files = sorted(name for name in verify.recorded(str(folder)) if name.startswith(("params", "optimizer", "meta")))
+    name = next(name for name in reversed(files[1::2]) if (folder / name).stat().st_size)
+    content = (folder / name).read_bytes()
+    (folder / name).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    job = runs.start("damaged", 2, steps=4)
+    assert job.wait() == [0, 0], job.told()
+    assert "checkpoint 4 is damaged, going one back: process(es) 1 found a fault" in job.output(0)
+    assert "going on from checkpoint 2" in job.output(0)
+    assert verify.faults(str(folder)) == [], "written anew"
+
+
+@pytest.mark.slow
 def test_chip_hours_end_both_at_the_same_step(runs: Runs) -> None:
     job = runs.start("hours", 2, steps=100_000, every=100_000, evaluate_every=0, max_chip_hours=1e-9)
     assert job.wait() == [0, 0] and "chip hours at step 10 of" in job.output(0), job.told()
