@@ -8,6 +8,7 @@ import datetime
 import itertools
 import json
 import math
+import os
 import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from t_elaine.reporting.parent import Parent, read_parent
 
 Line = dict[str, Any]
 BEATS = 9  # missed heartbeats of a lease after which nobody is thought to hold it
+SILENT = 14400.0  # seconds; by its defaults a run's own watchdog has ended one that wrote nothing for longer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +103,8 @@ def true_status(run_dir: str, status: dict[str, Any], last: int) -> dict[str, An
     """The status as it stands; a run that was killed has left "running", but the lock of its folder is free.
 
     Args:
-        run_dir: the run folder. Object stores have no locks: there the lease's last heartbeat tells.
+        run_dir: the run folder. Object stores have no locks: there the lease's last heartbeat tells. The lock of a run
+            on another machine may not be seen either: there it is when the run last wrote.
         status: contents of status.json.
         last: step of the last line of its metrics.
     """
@@ -111,11 +114,19 @@ def true_status(run_dir: str, status: dict[str, Any], last: int) -> dict[str, An
         return status | _unheard(_json(run_dir, "lease.json"))
     if paths.is_held(run_dir):
         return status
-    if status.get("host", socket.gethostname()) != socket.gethostname():  # whose lock may not be seen here
-        return status | {
-            "reason": f"on {status['host']} when it last wrote; no process of this machine is in its folder"
-        }
-    return status | {"state": "stopped", "reason": f"without a word at step {max(last, status.get('step', 0))}"}
+    seen = _last_sign(run_dir)
+    when = seen.isoformat(timespec="seconds")
+    silent = (datetime.datetime.now(datetime.UTC) - seen).total_seconds()
+    if status.get("host", socket.gethostname()) != socket.gethostname() and silent < SILENT:  # its lock may not be seen
+        return status | {"reason": f"on {status['host']}, which gave its last sign of life at {when}"}
+    told = f"without a word at step {max(last, status.get('step', 0))}; no sign of life since {when}"
+    return status | {"state": "stopped", "reason": told}
+
+
+def _last_sign(run_dir: str) -> datetime.datetime:
+    """When a run last wrote to its local folder: a line of metrics is a heartbeat too."""
+    there = [path for name in ("status.json", "metrics.jsonl") if paths.exists(path := paths.join(run_dir, name))]
+    return datetime.datetime.fromtimestamp(max(map(os.path.getmtime, there)), datetime.UTC)
 
 
 def _unheard(lease: dict[str, Any]) -> dict[str, str]:

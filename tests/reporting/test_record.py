@@ -1,7 +1,11 @@
 """What is read is what was written; what is damaged is named."""
 
+import datetime
 import json
+import os
+import re
 import socket
+import time
 from pathlib import Path
 
 import pytest
@@ -98,9 +102,22 @@ def test_a_killed_run_is_not_shown_as_running(run: Path) -> None:
     with run_folder.in_use(str(run)):
         assert status_of(run)["state"] == "running"
     told = status_of(run)
-    assert (told["state"], told["reason"]) == ("stopped", "without a word at step 10")
-    assert "stopped</span>: without a word at step 10." in page.render(read_record(str(run)))
-    assert status_of(run, step=12)["reason"] == "without a word at step 12"
+    assert told["state"] == "stopped"
+    told_at = re.fullmatch(r"without a word at step 10; no sign of life since (.*)", str(told["reason"]))
+    assert told_at and abs(time.time() - datetime.datetime.fromisoformat(told_at[1]).timestamp()) < 60
+    assert f"stopped</span>: {told['reason']}." in page.render(read_record(str(run)))
+    assert str(status_of(run, step=12)["reason"]).startswith("without a word at step 12; ")
     assert status_of(run, state="preempted")["state"] == "preempted"
+
+
+def test_a_run_of_another_machine_counts_as_ended_when_it_wrote_nothing_for_long(run: Path) -> None:
+    """Whose lock may not be seen here; each of its lines of metrics is a sign of life."""
     elsewhere = status_of(run, host="another-machine")
     assert elsewhere["state"] == "running" and "on another-machine" in str(elsewhere["reason"])
+    assert "last sign of life at 20" in str(elsewhere["reason"])
+    for name in ("status.json", "metrics.jsonl"):
+        os.utime(run / name, (1e9, 1e9))
+    told = read_record(str(run)).status
+    assert told["state"] == "stopped" and "no sign of life since 2001-09-09T01:46:40+00:00" in told["reason"]
+    os.utime(run / "metrics.jsonl")
+    assert read_record(str(run)).status["state"] == "running"
