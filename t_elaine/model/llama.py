@@ -184,7 +184,8 @@ def plain_layer(
 def _layer(
     config: LlamaConfig, compute: ComputeConfig, cos: jax.Array, sin: jax.Array, segments: jax.Array
 ) -> Callable:
-    layer = plain_layer(config, compute, cos, sin, lambda *qkv: (attention.attend(*qkv, segments, compute), None))
+    attend = lambda q, k, v: (attention.attend(q, k, v, segments, compute), None)  # noqa: E731
+    layer = plain_layer(config, compute, cos, sin, attend)
     if compute.remat == "none":
         return layer
     # A norm is one number a token: never worth another pass over the residual stream.
