@@ -12,12 +12,12 @@ set -euo pipefail
 read_arguments "stop" "$@"
 load
 
+POD_MAY_EXIST=yes
 pod_state ACTIVE
 if [ "$POD_STATE" = MISSING ]; then
   say "there is no queued resource $NAME in $ZONE of $PROJECT"
   exit 0
 fi
-POD_MAY_EXIST=yes
 confirm "Delete $NAME ($POD_STATE)?"
 if [ "${FLAG_stop:-no}" = yes ] && [ "$POD_STATE" = ACTIVE ]; then
   on_hosts "stop train" "bash $REMOTE/host.sh stop 600" || say "not stopped: $NOT_OK"

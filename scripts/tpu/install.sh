@@ -25,9 +25,7 @@ files=("$HERE/host.sh")
 [ -z "$WHEEL" ] || files+=("$WHEEL")
 [ -z "$CONSTRAINTS" ] || files+=("$CONSTRAINTS")
 
-pod_state ACTIVE
-[ "$POD_STATE" = ACTIVE ] || fail 1 "$NAME is $POD_STATE, not ACTIVE" "$ZONE of $PROJECT" "create.sh makes and awaits it"
-POD_MAY_EXIST=yes
+need_active
 copy_to_hosts_or_fail "${files[@]}"
 on_hosts_or_fail "install" "cp $REMOTE/incoming/host.sh $REMOTE/host.sh && bash $REMOTE/host.sh install $(quoted "${source[@]}" "$PYTHON" "$(basename "${CONSTRAINTS:-}")")" 3
 same_versions

@@ -26,12 +26,12 @@ if [ -n "$MODULE" ]; then
   files+=("$MODULE")
   arguments+=("--module=$(basename "$MODULE")")
 fi
+twice=$(for file in ${files[@]+"${files[@]}"}; do basename "$file"; done | sort | uniq -d)
+[ -z "$twice" ] || fail 2 "two files are named ${twice//$'\n'/ }, and all are copied into one folder" "$CONFIG" "rename one of them"
 for binding in ${BINDINGS[@]+"${BINDINGS[@]}"}; do arguments+=("--gin.$binding"); done
 arguments+=("--gin.RUN_DIR='$RUN_DIR'")
 
-pod_state ACTIVE
-[ "$POD_STATE" = ACTIVE ] || fail 1 "$NAME is $POD_STATE, not ACTIVE" "$ZONE of $PROJECT" "create.sh makes and awaits it"
-POD_MAY_EXIST=yes
+need_active
 [ ${#files[@]} -eq 0 ] || copy_to_hosts_or_fail "${files[@]}"
 if ! on_hosts "start train" "T_ELAINE_EXPECTED=$((HOSTS * SLICES)) bash $REMOTE/host.sh start $launch $(quoted "${arguments[@]}")"; then
   not_started=$NOT_OK

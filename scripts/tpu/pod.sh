@@ -23,6 +23,14 @@ pod_state() {
   fail 1 "gcloud does not tell the state of $NAME" "$(tail -n 1 "$SCRATCH/describe")" "gcloud auth login; check PROJECT, ZONE and the network"
 }
 
+# The pod must be ACTIVE. One that only waits, or whose state nobody tells, may cost all the same.
+need_active() {
+  POD_MAY_EXIST=yes
+  pod_state ACTIVE
+  [ "$POD_STATE" != MISSING ] || POD_MAY_EXIST=no
+  [ "$POD_STATE" = ACTIVE ] || fail 1 "$NAME is $POD_STATE, not ACTIVE" "$ZONE of $PROJECT" "create.sh makes and awaits it"
+}
+
 # node_states: the states of the nodes, one a line; a node that is gone says MISSING.
 node_states() {
   local slice node

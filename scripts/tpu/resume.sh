@@ -47,6 +47,7 @@ leave() { # CODE TEXT
     say "the pod is still there and costs $(hourly) $CURRENCY an hour. This deletes it:"
     quoted "${DELETE[@]}"
   fi
+  POD_MAY_EXIST=no # gone, or told
   exit "$1"
 }
 
@@ -76,7 +77,6 @@ in_turn() {
 
 make_anew() { # WHY STATE
   another_try "$1"
-  POD_MAY_EXIST=yes
   if [ "$2" = MISSING ]; then in_turn create install launch; else in_turn delete create install launch; fi
 }
 
@@ -103,6 +103,7 @@ if [ "$DRY_RUN" = yes ]; then
   exit 0
 fi
 confirm "Keep it running until the run is finished?"
+POD_MAY_EXIST=yes # whoever asks for this has a pod, or has one made
 while :; do
   run_status
   case $RUN_STATE:$RUN_REASON in
@@ -110,7 +111,6 @@ while :; do
     stopped:"chip hours") leave 1 "the run has used up its max_chip_hours at step $RUN_STEP" ;;
   esac
   pod_state ACTIVE
-  [ "$POD_STATE" = MISSING ] || POD_MAY_EXIST=yes
   case $POD_STATE in
     ACTIVE)
       if node_states | grep -qv '^READY$'; then

@@ -134,7 +134,29 @@ def test_nothing_is_tried_on_a_pod_that_is_not_there(cloud: Cloud, script: str) 
     cloud.answers(state("WAITING_FOR_RESOURCES"))
     done = cloud.run(script)
     assert done.returncode == 1 and "pod is WAITING_FOR_RESOURCES, not ACTIVE" in done.stderr
+    assert DELETE_LINE in done.stderr, "it will cost once it is ACTIVE"
     assert cloud.verbs() == ["describe"]
+    cloud.answers(state("MISSING"))
+    done = cloud.run(script)
+    assert done.returncode == 1 and "pod is MISSING, not ACTIVE" in done.stderr and DELETE_LINE not in done.stderr
+
+
+@pytest.mark.parametrize("script", ["install", "launch", "delete"])
+def test_where_nobody_tells_the_state_the_command_that_deletes_is_printed(cloud: Cloud, script: str) -> None:
+    cloud.answers((["resources describe"], [{"code": 1, "err": "ERROR: (gcloud) your credentials have expired\n"}]))
+    done = cloud.run(script)
+    assert done.returncode == 1 and "does not tell the state of pod" in done.stderr
+    assert "credentials have expired" in done.stderr and DELETE_LINE in done.stderr
+
+
+def test_files_of_one_name_are_refused(cloud: Cloud) -> None:
+    """They are copied into one folder: train would read the last of them twice."""
+    for folder in ("mine", "yours"):
+        (cloud.folder / folder).mkdir()
+        (cloud.folder / folder / "cpt.gin").write_text("")
+    cloud.config(GIN_FILES="mine/cpt.gin yours/cpt.gin")
+    done = cloud.run("launch")
+    assert done.returncode == 2 and "two files are named cpt.gin" in done.stderr and cloud.calls() == []
 
 
 def test_launch_starts_train_detached_on_every_host(cloud: Cloud) -> None:
@@ -228,7 +250,8 @@ def test_resume_does_nothing_for_a_run_that_has_ended(cloud: Cloud, status: str,
     done = cloud.run("resume", "--yes")
     assert done.returncode == code and told in done.stdout and DELETE_LINE in done.stdout
     assert cloud.verbs() == ["cat"]
-    assert cloud.run("resume", "--yes", "--delete").returncode == code
+    done = cloud.run("resume", "--yes", "--delete")
+    assert done.returncode == code and "may still be there" not in done.stderr
     assert cloud.verbs() == ["cat", "cat", "describe", "delete", "describe"]
 
 
@@ -305,6 +328,7 @@ def test_resume_stops_where_it_cannot_know_what_is_left(cloud: Cloud) -> None:
     cloud.answers((["storage cat"], [{"code": 1, "err": "ERROR: HTTPError 403: no permission\n"}]))
     done = cloud.run("resume", "--yes")
     assert done.returncode == 1 and "403" in done.stderr and cloud.verbs() == ["cat"] * 5
+    assert DELETE_LINE in done.stderr, "nobody looks after the pod any more"
 
 
 def test_a_dry_run_prints_what_a_real_run_calls(cloud: Cloud) -> None:
