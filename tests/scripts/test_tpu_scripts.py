@@ -117,11 +117,16 @@ def test_other_refusals(cloud: Cloud) -> None:
     assert "no such wheel" in (cloud.config(REPOSITORY=None, WHEEL="x.whl"), cloud.run("install"))[1].stderr
     (cloud.folder / "pod.conf").unlink()
     assert "there is no config file" in cloud.run("create").stderr
-    (cloud.bin / "gcloud").unlink()
-    cloud.config()
-    if shutil.which("gcloud") is None:
-        assert "gcloud is not on the PATH" in cloud.run("create").stderr
     assert cloud.calls() == []
+
+
+def test_without_gcloud_it_says_where_that_is(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    (cloud.bin / "gcloud").unlink()
+    for name in ("bash", "dirname", "mktemp", "rm", "sed", "awk"):
+        (cloud.bin / name).symlink_to(str(shutil.which(name)))
+    monkeypatch.setenv("PATH", str(cloud.bin))  # none of this machine's own either
+    done = cloud.run("create")
+    assert done.returncode == 2 and "gcloud is not on the PATH" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -141,7 +146,7 @@ def test_what_fails_midway_leaves_nothing_without_the_command_that_deletes_it(
     done = cloud.run("create", "--yes")
     assert done.returncode == 1 and said in done.stderr
     assert (DELETE_LINE in done.stderr) == must_delete, done.stderr
-    if "Quota" in REFUSED["err"] and "create" in said:
+    if answers[-1][1] == [REFUSED]:
         assert "Quota limit exceeded" in done.stderr
 
 
