@@ -1,4 +1,4 @@
-# shellcheck shell=bash disable=SC2153
+# shellcheck shell=bash disable=SC2034,SC2153
 # The pod as gcloud sees it: its state, a command on all its hosts, which of them failed. Sourced after common.sh.
 
 # pod_state ASSUMED: sets POD_STATE to what Google says, MISSING if there is none, ASSUMED in a dry run.
