@@ -229,3 +229,17 @@ def run_says(*states: str) -> tuple[list[str], list[dict[str, Any]]]:
 
 FINE: dict[str, Any] = {"code": 0}
 REFUSED: dict[str, Any] = {"code": 1, "err": "ERROR: (gcloud) RESOURCE_EXHAUSTED: Quota limit exceeded\n"}
+CREATED = (["queued-resources create"], [FINE | {"out": ""}])
+DELETED = (["queued-resources delete"], [FINE | {"out": ""}])
+DELETE_LINE = (
+    "gcloud compute tpus queued-resources delete pod --zone=europe-west4-b --project=my-project --force --quiet"
+)
+RUN_DIR = "--gin.RUN_DIR='gs://my-bucket/runs/pod'"
+
+
+def ready(cloud: Cloud, *scripts: str) -> None:
+    """Run scripts that must do well, and forget their calls."""
+    for script in scripts:
+        done = cloud.run(script)
+        assert done.returncode == 0, done.stderr
+    cloud.forget()

@@ -1,29 +1,19 @@
 """scripts/tpu/create.sh against a stand-in for gcloud: command lines, failures midway, cost, bad settings."""
 
 import os
-import shlex
 import shutil
 import signal
 import time
-from pathlib import Path
 
 import pytest
 
-from tests.scripts.cloud import FINE, REFUSED, Cloud, state
+from tests.scripts.cloud import CREATED, DELETE_LINE, FINE, REFUSED, Cloud, state
 
 WHERE = ["--zone=europe-west4-b", "--project=my-project"]
 QUEUED = ["compute", "tpus", "queued-resources"]
 DESCRIBE = [*QUEUED, "describe", "pod", *WHERE, "--format=value(state.state)"]
-DELETE = [*QUEUED, "delete", "pod", *WHERE, "--force", "--quiet"]
 CREATE = [*QUEUED, "create", "pod", *WHERE, "--accelerator-type=v5litepod-16", "--runtime-version=v2-alpha-tpuv5-lite"]
 BUCKET = ["storage", "buckets", "describe", "gs://my-bucket", "--project=my-project", "--format=value(location)"]
-DELETE_LINE = shlex.join(["gcloud", *DELETE])
-CREATED = (["queued-resources create"], [FINE | {"out": ""}])
-
-
-@pytest.fixture
-def cloud(tmp_path: Path) -> Cloud:
-    return Cloud(tmp_path)
 
 
 @pytest.mark.parametrize(
