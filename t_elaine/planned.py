@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from t_elaine import feeding, paths
+from t_elaine.checkpoints.writing import Checkpointing
+from t_elaine.data.store import MANIFEST
 from t_elaine.errors import UserError
 from t_elaine.model import capability
 from t_elaine.model.config import ComputeConfig
@@ -19,6 +21,7 @@ from t_elaine.planning import answer, costs, hlo, topology
 from t_elaine.planning.answer import Record
 from t_elaine.planning.assumptions import Assumptions, rates
 from t_elaine.planning.compile import TooLarge, compile_step
+from t_elaine.planning.machines import machines
 from t_elaine.planning.question import Question
 from t_elaine.training.building import build_step
 from t_elaine.training.optimizer import AdamW
@@ -49,7 +52,8 @@ def answered(
         why = "arithmetic alone, as asked (plan.compile)"
     elif question.topology.chip.kind == "tpu" and not topology.has_compiler():
         why = "arithmetic alone: libtpu, which compiles for TPUs, is not installed (Linux x86-64: the extra `plan`)"
-    return answer.by_arithmetic(question, why) if why else by_compiler(question, training, hlo_out)
+    told = answer.by_arithmetic(question, why) if why else by_compiler(question, training, hlo_out)
+    return told | {"machines": around(question, training)}
 
 
 def asked(
@@ -82,6 +86,27 @@ def asked(
         assumed=assumed,
         rates=rates(assumed, where.chip, where.devices),
     )
+
+
+def around(question: Question, training: Mapping[str, Any]) -> Record:
+    """What the run takes of its hosts. A store in an object store is not asked for its size."""
+    data, saving = training["data"], training.get("checkpoints") or Checkpointing()
+    remote = any(map(paths.is_remote, data.stores))
+    return machines(
+        question,
+        every=saving.every,
+        keep=saving.keep,
+        permanent_every=saving.permanent_every,
+        stores={str(folder): shard_bytes(folder) for folder in data.stores},
+        cache=int(data.cache_gb * 1e9) if remote else 0,
+    )
+
+
+def shard_bytes(folder: str) -> int | None:
+    """Bytes of a store's shards; None where it does not lie on a disk here."""
+    if paths.is_remote(folder) or not paths.exists(paths.join(folder, MANIFEST)):
+        return None
+    return sum(size for name, size in paths.sizes(folder).items() if name.endswith(".arrow"))
 
 
 def by_compiler(question: Question, training: Mapping[str, Any], hlo_out: str) -> Record:

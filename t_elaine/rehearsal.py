@@ -5,7 +5,6 @@ will take, beside what `plan` says (`rehearsed`). Each stage is a process of its
 """
 
 import json
-import math
 import os
 import re
 import shutil
@@ -19,20 +18,19 @@ from dataclasses import replace
 from multiprocessing import get_context
 from typing import Any
 
-import jax
-
 from t_elaine import cli, paths, rehearsed
 from t_elaine.checkpoints.layout import complete_steps
 from t_elaine.checkpoints.writing import Checkpointing
 from t_elaine.errors import UserError
-from t_elaine.model import llama
 from t_elaine.parallel import clusters
 from t_elaine.parallel.hosts import Hosts
+from t_elaine.training.fit import parameter_count, state_bytes
+from t_elaine.training.optimizer import AdamW
 
 STEPS, MARK, PLAN = 20, "rehearsal.json", "plan.json"
 MORE = 2  # steps after the checkpoint, lost by the kill
 LEAST = 8  # steps, so that the kill comes before the last
-STATE, EXPORT, SPARE = 3 * 12, 2 * 4, 10**9  # bytes: three checkpoints and two exports of each parameter, and the rest
+CHECKPOINTS, EXPORTS, SPARE = 3, 2, 10**9  # that lie on the disk together, and bytes for the rest
 POLL = 0.02
 QUIET = "ignore:resource_tracker"  # of semaphores that the killed process held
 
@@ -111,8 +109,9 @@ def check_disk(folder: str, given: Mapping[str, Any]) -> None:
     there = os.path.abspath(folder)
     while not os.path.isdir(there):
         there = os.path.dirname(there)
-    count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(llama.parameter_shapes(given["model"])))
-    needed, free = count * (STATE + EXPORT) + SPARE, shutil.disk_usage(there).free
+    model, moment = given["model"], (given["optimizer"] or AdamW()).first_moment_dtype
+    needed = CHECKPOINTS * state_bytes(model, moment) + EXPORTS * 4 * parameter_count(model) + SPARE
+    free = shutil.disk_usage(there).free
     if free < needed:
         what = f"a rehearsal needs about {needed / 1e9:.1f} GB for checkpoints and export; {free / 1e9:.1f} GB are free"
         raise UserError(what, there, "free some space, or give a RUN_DIR on another disk")

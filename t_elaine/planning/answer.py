@@ -7,22 +7,19 @@ import math
 from dataclasses import asdict
 from typing import Any
 
-import jax
-
-from t_elaine.model import llama
 from t_elaine.planning import advice, hlo, memory
 from t_elaine.planning.compile import Compiled, TooLarge
 from t_elaine.planning.costs import Costs
 from t_elaine.planning.hlo import Module
 from t_elaine.planning.question import Question
 from t_elaine.planning.roofline import roofline
+from t_elaine.training.fit import parameter_count
 
 Record = dict[str, Any]
 
 
 def asked(question: Question) -> Record:
     """The part of the record that says what was asked."""
-    parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(llama.parameter_shapes(question.model)))
     A, B, T = question.shape
     return {
         "estimated": "estimated, not measured",
@@ -35,7 +32,7 @@ def asked(question: Question) -> Record:
         },
         "mesh": dict(question.mesh),
         "batch": {"accumulation": A, "rows": B, "length": T, "tokens": question.tokens},
-        "model": {"parameters": parameters, "layers": question.model.layers},
+        "model": {"parameters": parameter_count(question.model), "layers": question.model.layers},
         "compute": asdict(question.compute),
         "compiler_options": dict(question.options),
         "groups_assumed": question.groups,
@@ -176,7 +173,7 @@ def collectives(costs: Costs) -> list[Record]:
 
 def run_record(question: Question, step_seconds: float) -> Record:
     """Hours and money of the whole run, at the step's sync-exposed time."""
-    tokens = question.token_budget or question.steps * question.tokens
+    tokens = question.run_tokens
     hours = tokens / question.tokens * step_seconds / 3600
     chip_hours = hours * question.topology.chips
     return {

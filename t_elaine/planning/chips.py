@@ -30,7 +30,7 @@ class Chip:
         shapes: topologies on offer, chips along each axis.
         library: what libtpu calls it.
         devices_per_chip: devices that JAX shows for one chip.
-        node: GPUs joined by `link`; beyond them the network takes over.
+        node: chips of one machine; GPUs beyond them are joined by the network.
     """
 
     label: str
@@ -47,7 +47,7 @@ class Chip:
     shapes: tuple[str, ...] = ()
     library: str = ""
     devices_per_chip: int = 1
-    node: int = 8
+    node: int = 4
 
 
 FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
@@ -59,7 +59,7 @@ CUBE = (
 
 def gpu(label: str, *, peak: float, memory: float, hbm: float, link: float) -> Chip:
     """A GPU; memory in GiB."""
-    return Chip(label=label, kind="gpu", peak=peak, memory=memory * GIB, hbm=hbm, link=link, matmul=0.65)
+    return Chip(label=label, kind="gpu", peak=peak, memory=memory * GIB, hbm=hbm, link=link, matmul=0.65, node=8)
 
 
 CHIPS: Mapping[str, Chip] = MappingProxyType(

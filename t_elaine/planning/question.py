@@ -55,6 +55,11 @@ class Question:
         return math.prod(self.shape)
 
     @property
+    def run_tokens(self) -> int:
+        """Of the whole run."""
+        return self.token_budget or self.steps * self.tokens
+
+    @property
     def tokens_a_device(self) -> float:
         """Of a step."""
         return self.tokens / self.topology.devices

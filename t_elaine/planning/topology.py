@@ -16,6 +16,7 @@ from t_elaine.errors import UserError
 from t_elaine.planning.chips import CHIPS, Chip
 
 CORES = ("v3", "v4", "v5p")  # the cloud counts two cores for each of their chips
+WHOLE = 8  # chips of a v5e or v6e machine that is a slice by itself
 WHERE = "plan.topology"
 
 
@@ -46,6 +47,14 @@ class Topology:
     def devices(self) -> int:
         """That JAX shows."""
         return self.chips * self.chip.devices_per_chip
+
+    @property
+    def hosts(self) -> int:
+        """Machines that the chips are in. A flat slice of up to eight chips is one machine, larger ones are several."""
+        a_slice = math.prod(self.shape)
+        if self.chip.kind == "cpu" or (self.chip.kind == "tpu" and len(self.shape) == 2 and a_slice <= WHOLE):
+            return self.slices
+        return self.slices * math.ceil(a_slice / self.chip.node)
 
     @property
     def text(self) -> str:

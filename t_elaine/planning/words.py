@@ -40,7 +40,7 @@ def text(record: Record) -> str:
     compiled = "memory" in record
     parts = [heading(record), memory(record) if compiled else arithmetic(record)]
     parts += [buffers(record) if compiled else "", speed(record), causes(record), collectives(record), run(record)]
-    return "\n\n".join(part for part in [*parts, change(record)] if part)
+    return "\n\n".join(part for part in [*parts, machines(record), change(record)] if part)
 
 
 def fits(record: Record) -> bool:
@@ -170,6 +170,28 @@ def run(record: Record) -> str:
         f"the run: {count(told['tokens'])} tokens, {told['steps']:,} steps, {told['hours']:,.1f} hours, "
         f"{told['chip_hours']:,.0f} chip-hours; {money}",
         "  (synchronous collectives exposed; no start-up, evaluation, checkpoints or stops)",
+    )
+
+
+def machines(record: Record) -> str:
+    """RAM of a host, disk, stores."""
+    if "machines" not in record:
+        return ""
+    told = record["machines"]
+    hosts = f"each of {told['hosts']} hosts" if told["hosts"] > 1 else "the host"
+    cache = (
+        f", {size(told['cache_bytes'])} for what it reads of stores (Mixture.cache_gb)" if told["cache_bytes"] else ""
+    )
+    permanent = f" (permanent: {told['permanent']:,})" if told["permanent"] else ""
+    stores = f"stores: {size(told['stores_bytes'] or 0)} on disk"
+    if told["stores_bytes"] is None:
+        stores = f"stores: not all on a disk here; the run's tokens, each read once, are {size(told['tokens_bytes'])}"
+    return wrapped(
+        f"{hosts} ({told['devices_per_host']} devices) needs RAM: {size(told['restore_bytes'])} while a checkpoint is "
+        f"restored or written, {size(told['program_bytes'])} for the program{cache}",
+        f"  a checkpoint: {size(told['checkpoint_bytes'])}; at most {told['checkpoints']:,} of them{permanent} at once "
+        f"in RUN_DIR: {size(told['disk_bytes'])}",
+        f"  {stores}",
     )
 
 

@@ -78,6 +78,16 @@ def need(
     )
 
 
+def parameter_count(config: LlamaConfig) -> int:
+    """Parameters of the model."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(llama.parameter_shapes(config)))
+
+
+def state_bytes(config: LlamaConfig, first_moment_dtype: str = "float32") -> int:
+    """Bytes of parameters and moments on all devices together, counted once: those of a checkpoint's arrays."""
+    return parameter_count(config) * (4 + 4 + (4 if first_moment_dtype == "float32" else 2))
+
+
 def device_memory(mesh: Mesh) -> tuple[int, str]:
     """(bytes for each device, where the figure is from); simulated CPU devices share the host's memory."""
     device = mesh.devices.flat[0]
@@ -119,11 +129,11 @@ def check_fit(
     there, source = device_memory(mesh)
     if not there or wanted.total <= there:
         return wanted, there
-    model = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(llama.parameter_shapes(config)))
     what = (
-        f"a model of {model / 1e9:.2f} B parameters needs about {text(wanted.total)} on each of {mesh.size} device(s) "
-        f"(parameters {text(wanted.parameters)}, optimizer {text(wanted.moments)}, gradients {text(wanted.gradients)}, "
-        f"activations {text(wanted.activations)}); there are {text(there)} for each ({source})"
+        f"a model of {parameter_count(config) / 1e9:.2f} B parameters needs about {text(wanted.total)} "
+        f"on each of {mesh.size} device(s) (parameters {text(wanted.parameters)}, optimizer {text(wanted.moments)}, "
+        f"gradients {text(wanted.gradients)}, activations {text(wanted.activations)}); "
+        f"there are {text(there)} for each ({source})"
     )
     raise UserError(what, "LlamaConfig, MeshConfig, rows_per_device", remedy(config, compute, mesh, wanted, there))
 
