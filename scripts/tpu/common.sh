@@ -132,6 +132,7 @@ check() {
 }
 
 load() {
+  [ "$DRY_RUN" = no ] || say "dry run: nothing is called; after a # stands what would be said where all goes well"
   read_config
   : "${SLICES:=1}" "${CURRENCY:=USD}" "${HOURS:=24}" "${INTERNAL_IPS:=no}" "${PYTHON:=3.11}" "${REVISION:=main}"
   : "${POLL_SECONDS:=60}" "${START_SECONDS:=20}" "${MAX_TRIES:=20}"

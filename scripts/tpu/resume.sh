@@ -95,6 +95,8 @@ start_anew() {
   in_turn install launch
 }
 
+# What they refuse is told before money is spent.
+for script in install launch; do "$HERE/$script.sh" "--config=$CONFIG" --dry_run >/dev/null; done
 show_cost
 if [ "$DRY_RUN" = yes ]; then
   run_status

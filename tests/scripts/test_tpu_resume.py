@@ -77,6 +77,18 @@ def test_resume_starts_a_first_run_where_there_is_neither_pod_nor_folder(cloud: 
     assert "delete" not in cloud.verbs() and cloud.verbs().count("create") == 1
 
 
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [({"REPOSITORY": None}, "neither WHEEL nor REPOSITORY"), ({"MODULE": "none.py"}, "there is no such module")],
+)
+def test_resume_refuses_settings_before_it_asks_for_a_pod(
+    cloud: Cloud, changed: dict[str, str | None], said: str
+) -> None:
+    cloud.config(**changed)
+    done = cloud.run("resume", "--yes")
+    assert done.returncode == 2 and said in done.stderr and cloud.calls() == []
+
+
 def test_resume_gives_up_after_so_many_tries(cloud: Cloud) -> None:
     cloud.answers(run_says("running"), state("MISSING"), (["resources create"], [REFUSED]))
     done = cloud.run("resume", "--yes")

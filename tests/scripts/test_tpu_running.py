@@ -229,6 +229,7 @@ def test_a_dry_run_prints_what_a_real_run_calls(cloud: Cloud) -> None:
         arguments = {"create": ["--yes"], "delete": ["--yes", "--stop"]}.get(script, [])
         dry = cloud.run(script, "--dry_run", *arguments)
         assert dry.returncode == 0 and cloud.calls() == []
+        assert dry.stdout.startswith("# dry run: nothing is called")
         assert cloud.run(script, *arguments).returncode == 0
         assert without_launch(printed_commands(dry.stdout)) == without_launch(cloud.calls()), script
         cloud.forget()
