@@ -35,7 +35,6 @@ class Compiled:
         hlo: its optimised program.
         peak: bytes that it needs on one device at the worst moment.
         arguments: bytes of state and batch.
-        temporary: bytes of everything else.
         assignment: the compiler's buffer assignment, "" where it dumps none.
         lives: when each buffer lives, likewise.
         seconds: that lowering and compiling took.
@@ -44,7 +43,6 @@ class Compiled:
     hlo: str
     peak: int
     arguments: int
-    temporary: int
     assignment: str
     lives: str
     seconds: float
@@ -96,7 +94,6 @@ def compile_step(step: Step, shape: tuple[int, int, int]) -> Compiled | TooLarge
             hlo=_program(done, folder),
             peak=peak,
             arguments=int(memory.argument_size_in_bytes),
-            temporary=int(memory.temp_size_in_bytes),
             assignment=_dumped(folder, ASSIGNMENT),
             lives=_dumped(folder, LIVES),
             seconds=time.perf_counter() - begun,

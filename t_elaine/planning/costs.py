@@ -5,13 +5,13 @@ TPU only: seconds are the compiler's own `estimated_cycles`; what it gives none 
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from t_elaine.planning import collectives, flops, kernels, loops
 from t_elaine.planning.assumptions import Rates
 from t_elaine.planning.collectives import Collective
-from t_elaine.planning.hlo import Instruction, Module, arrays, size
+from t_elaine.planning.hlo import Instruction, Module, size
 from t_elaine.planning.kernels import Attention
 
 # They name, join or wait for what others do.
@@ -46,7 +46,6 @@ class Costs:
         matmul_flops: executed in dots and convolutions.
         prefetched: bytes copied between HBM and on-chip memory, asynchronously.
         host: bytes copied to and from the host.
-        by_bytes: opcode → executions costed by their bytes, the compiler giving no cycles.
         loops: (name, trips) of each loop.
         unread: loops whose trips could not be read.
     """
@@ -59,7 +58,6 @@ class Costs:
     matmul_flops: float = 0.0
     prefetched: float = 0.0
     host: float = 0.0
-    by_bytes: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     loops: list[tuple[str, int]] = field(default_factory=list)
     unread: list[str] = field(default_factory=list)
 
@@ -202,19 +200,16 @@ class _Walk:
                 if kernel.target == "tpu_custom_call":
                     self.kernel(kernel, times)
         self.costs.matmul_flops += matmuls * times
-        self.add(_kind(i, matmuls), self.seconds(i, matmuls, times), matmuls, i, times)
+        self.add(_kind(i, matmuls), self.seconds(i, matmuls), matmuls, i, times)
 
-    def seconds(self, i: Instruction, matmuls: float, times: float) -> float:
+    def seconds(self, i: Instruction, matmuls: float) -> float:
         """At the compiler's word, else the time that its bytes take."""
         moving = (size(i.shape) + sum(map(size, i.operand_shapes))) / self.rates.hbm
         cycles = i.cycles
         if cycles is not None:
             seconds = cycles / self.rates.clock
-        elif size(i.shape) <= SCALARS:
-            seconds = 0.0
         else:
-            seconds = moving
-            self.costs.by_bytes[i.opcode] += times
+            seconds = moving if size(i.shape) > SCALARS else 0.0
         cap = self.rates.assumed.cap_memory_bound
         return min(seconds, cap * moving) if cap and not matmuls else seconds
 
@@ -260,8 +255,3 @@ def _phase(op_name: str) -> str:
     if "transpose(jvp" in op_name:
         return "backward"
     return "forward" if "jvp(" in op_name else "other"
-
-
-def large_results(module: Module, least: float) -> Sequence[Instruction]:
-    """Instructions of the program whose result has an array of at least `least` bytes (for tests of what is there)."""
-    return [i for c in module.computations.values() for i in c if any(a.bytes >= least for a in arrays(i.shape))]
