@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from t_elaine.errors import UserError
 
@@ -128,7 +129,7 @@ def nucleus(x_BV: jax.Array, top_p_B: jax.Array) -> jax.Array:
         enough = jnp.sum(jnp.where(p_BV >= least[:, None], p_BV, 0.0), axis=-1) >= top_p_B
         return jnp.where(enough, middle, low), jnp.where(enough, high, middle)
 
-    one = int(jnp.float32(1).view(jnp.int32)) + 1
+    one = int(np.float32(1).view(np.int32)) + 1
     low = jnp.zeros(x_BV.shape[0], jnp.int32)
     low, _ = jax.lax.fori_loop(0, one.bit_length(), halve, (low, jnp.full_like(low, one)))
     least = jax.lax.bitcast_convert_type(low, jnp.float32)
