@@ -12,7 +12,7 @@ from t_elaine.planning.compile import Compiled, TooLarge
 from t_elaine.planning.costs import Costs
 from t_elaine.planning.hlo import Module
 from t_elaine.planning.question import Question
-from t_elaine.planning.roofline import roofline
+from t_elaine.planning.roofline import flops, roofline, speed
 from t_elaine.training.fit import parameter_count
 
 Record = dict[str, Any]
@@ -75,35 +75,26 @@ def by_arithmetic(question: Question, why: str) -> Record:
     return record
 
 
-def memory_record(question: Question, compiled: Compiled, module: Module) -> Record:
+def memory_record(question: Question, limit: float, peak: float, arguments: float, largest: list[Record]) -> Record:
     """What the compiler says of memory: the peak against what is there, by kind, and the largest buffers."""
-    need, limit = question.needs(), question.rates.memory
-    batch = max(0, compiled.arguments - need.parameters - need.moments)
-    rest = max(0, compiled.peak - compiled.arguments)
+    need = question.needs()
     return {
         "limit": limit,
-        "peak": compiled.peak,
-        "fits": compiled.peak <= limit,
-        "spare": limit - compiled.peak,
+        "peak": peak,
+        "fits": peak <= limit,
+        "spare": limit - peak,
         "parameters": need.parameters,
         "optimizer": need.moments,
-        "batch_and_padding": batch,
-        "activations": rest,
-        "largest": memory.largest(compiled.assignment, compiled.lives, module),
+        "batch_and_padding": max(0, arguments - need.parameters - need.moments),
+        "activations": max(0, peak - arguments),
+        "largest": largest,
     }
 
 
 def work_record(question: Question, costs: Costs) -> Record:
     """What the program does, before it is asked how long it takes."""
-    executed = costs.matmul_flops + costs.attention_flops
     return {
-        "flops": {
-            "model": question.model_flops,
-            "executed": executed,
-            "matmuls": costs.matmul_flops,
-            "attention": costs.attention_flops,
-            "ratio": executed / question.model_flops,
-        },
+        "flops": flops(question, costs.matmul_flops, costs.attention_flops),
         "collectives": collectives(costs),
         "host_bytes": costs.host,
         "host_seconds_not_counted": costs.host / question.assumed.host_bandwidth,
@@ -114,11 +105,8 @@ def work_record(question: Question, costs: Costs) -> Record:
 
 def speed_record(question: Question, costs: Costs) -> Record:
     """Time, rate, MFU and what takes it."""
-    steps, chip = costs.steps(), question.topology.chip.devices_per_chip
     return {
-        "step_seconds": steps,
-        "tokens_per_second_per_chip": {k: chip * question.tokens_a_device / v for k, v in steps.items()},
-        "mfu": {k: question.model_flops / v / question.rates.peak for k, v in steps.items()},
+        **speed(question, costs.steps()),
         "compute_seconds": costs.compute,
         "collective_seconds": costs.collective_seconds(),
         "synchronous_seconds": costs.synchronous,
@@ -190,7 +178,8 @@ def compiled_answer(question: Question, compiled: Compiled, module: Module, cost
     """The record of a step that compiled; simulated CPUs have no time to tell."""
     record = asked(question) | {"arithmetic": arithmetic(question), "by": "the compiled step"}
     record["compile_seconds"] = compiled.seconds
-    record["memory"] = memory_record(question, compiled, module)
+    buffers = memory.largest(compiled.assignment, compiled.lives, module)
+    record["memory"] = memory_record(question, question.rates.memory, compiled.peak, compiled.arguments, buffers)
     record |= work_record(question, costs)
     if question.topology.chip.kind == "tpu":
         record |= speed_record(question, costs)
@@ -213,17 +202,8 @@ def too_large(question: Question, refusal: TooLarge) -> Record:
         buffers = memory.largest(refusal.assignment, refusal.lives, hlo.parse(refusal.hlo))
     used, limit = memory.refused(refusal.message)
     used, limit = used or need.total, limit or question.rates.memory
-    record["memory"] = {
-        "limit": limit,
-        "peak": used,
-        "fits": False,
-        "spare": limit - used,
-        "parameters": need.parameters,
-        "optimizer": need.moments,
-        "batch_and_padding": 0,
-        "activations": max(0, used - need.parameters - need.moments),
-        "largest": buffers,
-    }
+    state = need.parameters + need.moments  # of its arguments the compiler says nothing
+    record["memory"] = memory_record(question, limit, used, state, buffers) | {"fits": False}
     record["limit"] = {"name": "memory", "share": 1.0}
     record["change"] = advice.too_large(question, used - limit)
     return record

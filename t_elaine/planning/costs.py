@@ -205,11 +205,9 @@ class _Walk:
     def seconds(self, i: Instruction, matmuls: float) -> float:
         """At the compiler's word, else the time that its bytes take."""
         moving = (size(i.shape) + sum(map(size, i.operand_shapes))) / self.rates.hbm
-        cycles = i.cycles
-        if cycles is not None:
+        seconds = moving if size(i.shape) > SCALARS else 0.0
+        if (cycles := i.cycles) is not None:
             seconds = cycles / self.rates.clock
-        else:
-            seconds = moving if size(i.shape) > SCALARS else 0.0
         cap = self.rates.assumed.cap_memory_bound
         return min(seconds, cap * moving) if cap and not matmuls else seconds
 

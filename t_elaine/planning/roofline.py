@@ -4,6 +4,7 @@ Three rooflines added up (matmuls, attention, elementwise traffic), and the byte
 coarser than the compiled estimate; docs/plan.md holds the two side by side.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from t_elaine.model.config import SAVEABLE
@@ -29,19 +30,32 @@ def roofline(question: Question) -> dict[str, Any]:
     moved = collective_seconds(question)
     hidden = min(moved * assumed.roofline_hidden, compute)
     steps = {"hidden": max(compute, moved), "sync exposed": compute + moved - hidden, "exposed": compute + moved}
-    executed, chip = matmuls + sum(attention), question.topology.chip.devices_per_chip
+    return {
+        **speed(question, steps),
+        "roofline_seconds": seconds | {"collectives": moved},
+        "flops": flops(question, matmuls, sum(attention)),
+    }
+
+
+def speed(question: Question, steps: Mapping[str, float]) -> dict[str, Any]:
+    """Rates and MFU of a step that takes so many seconds."""
+    tokens = question.topology.chip.devices_per_chip * question.tokens_a_device
     return {
         "step_seconds": steps,
-        "tokens_per_second_per_chip": {k: chip * question.tokens_a_device / v for k, v in steps.items()},
-        "mfu": {k: question.model_flops / v / rates.peak for k, v in steps.items()},
-        "roofline_seconds": seconds | {"collectives": moved},
-        "flops": {
-            "model": question.model_flops,
-            "executed": executed,
-            "matmuls": matmuls,
-            "attention": sum(attention),
-            "ratio": executed / question.model_flops,
-        },
+        "tokens_per_second_per_chip": {name: tokens / seconds for name, seconds in steps.items()},
+        "mfu": {name: question.model_flops / seconds / question.rates.peak for name, seconds in steps.items()},
+    }
+
+
+def flops(question: Question, matmuls: float, attention: float) -> dict[str, float]:
+    """What a device executes, beside what the model asks for."""
+    executed = matmuls + attention
+    return {
+        "model": question.model_flops,
+        "executed": executed,
+        "matmuls": matmuls,
+        "attention": attention,
+        "ratio": executed / question.model_flops,
     }
 
 
