@@ -16,4 +16,6 @@ worker=${FLAG_worker:-0} slice=${FLAG_slice:-0} follow=follow
 [[ $worker =~ ^([0-9]+|all)$ && $slice =~ ^([0-9]+|all)$ && ${FLAG_lines:-100} =~ ^[0-9]+$ ]] ||
   fail 2 "not a number" "--worker, --slice or --lines" "for example --worker=3 --lines=50"
 ssh_command "$slice" "$worker" "bash $REMOTE/host.sh logs ${FLAG_lines:-100} $follow"
+# Else gcloud asks 64 hosts at a time, and the next ones only when these have ended: they never do.
+if [ "$worker-$follow" = all-follow ]; then SSH+=(--batch-size=all); fi
 run "${SSH[@]}" || fail 1 "the connection to $NAME ended" "slice $slice worker $worker" "the same command again; train goes on without it"

@@ -238,6 +238,7 @@ def test_a_dry_run_prints_what_a_real_run_calls(cloud: Cloud) -> None:
     short = [kind for call in printed_commands(dry.stdout) for kind in kinds if kind in call]
     assert short == ["cat", "delete", "create", "scp", "scp"] and cloud.calls() == []
     assert "host.sh logs" in cloud.run("logs", "--dry_run").stdout
+    assert printed_commands(cloud.run("logs", "--dry_run", "--all").stdout)[0][-1] == "--batch-size=all"
 
 
 def test_two_slices(tmp_path: Path) -> None:
