@@ -165,9 +165,7 @@ def train(
                 compiler_options,
                 z_loss,
             )
-            begun = begin(
-                run_dir, start or Start(), model, step.state_shardings, feed.vocabulary_sha256, seed, say, moment
-            )
+            begun = begin(run_dir, start or Start(), model, step.state_shapes, feed.vocabulary_sha256, seed, say)
             meta = CheckpointMeta(
                 step=begun.step,
                 tokens=0,

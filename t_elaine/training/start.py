@@ -10,7 +10,7 @@ import jax
 from t_elaine.checkpoints import layout, reading, writing
 from t_elaine.model import llama
 from t_elaine.model.config import LlamaConfig
-from t_elaine.training.step import State, init_state, state_shapes
+from t_elaine.training.step import State, init_state
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,11 +50,10 @@ def begin(
     run_dir: str,
     start: Start,
     config: LlamaConfig,
-    shardings: Any,
+    shapes: State,
     vocabulary_sha256: str,
     seed: int,
     say: Callable[[str], None],
-    first_moment_dtype: str = "float32",
 ) -> Begun:
     """The state that training goes on from.
 
@@ -62,18 +61,19 @@ def begin(
         run_dir: the run's folder.
         start: for a new run.
         config: the model in force.
-        shardings: of the state.
+        shapes: of the state, with shardings (`Step.state_shapes`); a resumed run's moments are converted to theirs.
         vocabulary_sha256: of the stores.
         seed: of random weights.
         say: takes messages.
-        first_moment_dtype: of AdamW; a resumed run's moments are converted to it.
 
     Raises:
         UserError: a checkpoint of another model or vocabulary, or none that is sound.
     """
     if layout.agreed_steps(run_dir):
-        return resume(run_dir, config, shardings, vocabulary_sha256, say, first_moment_dtype)
-    fresh = partial(init_state, first_moment_dtype=first_moment_dtype)
+        return resume(run_dir, config, shapes, vocabulary_sha256, say)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, shapes)
+    moment = jax.tree.leaves(shapes["opt_state"]["mu"])[0].dtype
+    fresh = partial(init_state, first_moment_dtype=moment)
     make = jax.jit(fresh, out_shardings=shardings, donate_argnums=0)
     if start.checkpoint is None:
         init = jax.jit(lambda key: llama.init(config, key), out_shardings=shardings["params"])
@@ -81,7 +81,7 @@ def begin(
     parent, step = layout.resolve(start.checkpoint)
     meta = layout.read_meta(parent, step)
     reading.check_model(meta, layout.step_dir(parent, step), dataclasses.asdict(config), vocabulary_sha256)
-    params = reading.restore(parent, step, state_shapes(config, shardings)["params"])
+    params = reading.restore(parent, step, shapes["params"])
     say(f"starting from {layout.step_dir(parent, step)}")
     return Begun(make(params), 0, layout.step_dir(parent, step), False)
 
@@ -89,14 +89,12 @@ def begin(
 def resume(
     run_dir: str,
     config: LlamaConfig,
-    shardings: Any,
+    shapes: State,
     vocabulary_sha256: str,
     say: Callable[[str], None],
-    first_moment_dtype: str = "float32",
 ) -> Begun:
     """Go on from the newest sound checkpoint of a run; damaged newer ones are set aside, in RUN_DIR/damaged."""
     steps = layout.agreed_steps(run_dir)
-    shapes = state_shapes(config, shardings, first_moment_dtype)
     params, rest = split_state(shapes)
     # Whose it is comes from the newest record that can be read: a wrong model must not look like damage.
     newest = layout.read_meta(run_dir, steps[-1]) if steps else None
