@@ -14,16 +14,11 @@ from t_elaine import paths
 from t_elaine.checkpoints.layout import complete_steps
 from t_elaine.checkpoints.writing import Checkpointing
 from t_elaine.planning import words
-from t_elaine.planning.chips import CHIPS
+from t_elaine.planning.chips import CHIPS, family_of
 from t_elaine.planning.topology import CORES
 from t_elaine.reporting.record import metric_lines
 
 Record = dict[str, Any]
-KINDS = (  # JAX's device kinds, longer ones first → family in `CHIPS`
-    *(("TPU v6 lite", "v6e"), ("TPU v6e", "v6e"), ("TPU v5 lite", "v5e"), ("TPU v5e", "v5e"), ("TPU v5", "v5p")),
-    *(("TPU v4", "v4"), ("TPU v3", "v3"), ("NVIDIA H100", "h100"), ("NVIDIA H200", "h200"), ("NVIDIA A100", "a100")),
-    *(("NVIDIA L40S", "l40s"), ("NVIDIA GeForce RTX 4090", "rtx4090"), ("cpu", "cpu")),
-)
 COMPUTED = ("loss", "grad_norm", "learning_rate", "tokens")
 
 
@@ -41,8 +36,7 @@ def topology(folder: str) -> tuple[str, int]:
     """What `plan` calls the devices, and how many slices they are."""
     there = devices(folder)
     slices = int(there.get("slices", 1))
-    family = next((name for kind, name in KINDS if there["kind"].startswith(kind)), there["kind"])
-    count = there["count"] // slices
+    family, count = family_of(there["kind"]), there["count"] // slices
     if family in CORES:
         count = count // CHIPS[family].devices_per_chip * 2
     return f"{family}-{count}", slices

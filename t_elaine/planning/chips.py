@@ -62,6 +62,22 @@ def gpu(label: str, *, peak: float, memory: float, hbm: float, link: float) -> C
     return Chip(label=label, kind="gpu", peak=peak, memory=memory * GIB, hbm=hbm, link=link, matmul=0.65, node=8)
 
 
+# What JAX calls them; the longest that a device's kind begins with counts.
+KINDS: Mapping[str, str] = MappingProxyType(
+    {
+        **{"TPU v3": "v3", "TPU v4": "v4", "TPU v5": "v5p", "TPU v5p": "v5p", "TPU v5e": "v5e", "TPU v5 lite": "v5e"},
+        **{"TPU v6e": "v6e", "TPU v6 lite": "v6e", "NVIDIA A100": "a100", "NVIDIA H100": "h100", "NVIDIA H200": "h200"},
+        **{"NVIDIA L40S": "l40s", "NVIDIA GeForce RTX 4090": "rtx4090", "cpu": "cpu"},
+    }
+)
+
+
+def family_of(device_kind: str) -> str:
+    """Key in `CHIPS` of a device that JAX shows; its own name where there is none."""
+    matching = [kind for kind in KINDS if device_kind.startswith(kind)]
+    return KINDS[max(matching, key=len)] if matching else device_kind
+
+
 CHIPS: Mapping[str, Chip] = MappingProxyType(
     {
         "v3": Chip(

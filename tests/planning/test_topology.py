@@ -4,7 +4,8 @@ import pytest
 
 from t_elaine.errors import UserError
 from t_elaine.planning import topology
-from t_elaine.planning.chips import CHIPS
+from t_elaine.planning.chips import CHIPS, KINDS, family_of
+from t_elaine.training.metrics import PEAK_FLOPS
 
 
 @pytest.mark.parametrize(
@@ -58,3 +59,12 @@ def test_peaks_are_what_the_clock_and_the_matrix_units_give() -> None:
 
 def test_a_number_of_chips_means_the_most_even_shape() -> None:
     assert topology.read("v5p-512").shape == (4, 8, 8)
+
+
+def test_a_device_of_jax_is_a_chip_of_ours_with_the_peak_that_mfu_is_counted_by() -> None:
+    assert set(KINDS.values()) == set(CHIPS)
+    for kind, peak in PEAK_FLOPS.items():
+        if kind != "NVIDIA H100 PCIe":  # planned for as the SXM form
+            assert CHIPS[family_of(kind)].peak == peak, kind
+    kinds = ("TPU v5 lite", "TPU v5", "NVIDIA A100-SXM4-80GB", "NVIDIA H100 80GB HBM3", "TPU v9")
+    assert [family_of(kind) for kind in kinds] == ["v5e", "v5p", "a100", "h100", "TPU v9"]
