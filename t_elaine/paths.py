@@ -139,6 +139,18 @@ def listing(path: PathLike) -> list[str]:
     return sorted(names - {os.fspath(path).rstrip("/").rsplit("/", 1)[-1]})
 
 
+def files_below(folder: PathLike) -> dict[str, dict[str, Any]]:
+    """What an object store knows of each file below a folder, by relative name; "" is a file of that very name."""
+    with answering(folder):
+        fs = filesystem(folder)
+        root = fs._strip_protocol(os.fspath(folder)).rstrip("/")
+        try:
+            found = fs.find(root, detail=True)
+        except FileNotFoundError:
+            return {}
+    return {name[len(root) + 1 :]: info for name, info in found.items()}
+
+
 def make_folder(path: PathLike) -> None:
     """Make a folder and its parents; object stores have no folders, so nothing happens there.
 
@@ -184,6 +196,12 @@ def write_text(path: PathLike, text: str) -> None:
             os.unlink(temporary)
 
 
+def send(source: PathLike, to: PathLike) -> None:
+    """Copy a local file to a local or remote path."""
+    with open(source, "rb") as incoming, answering(to), open_file(to, "wb") as sink:
+        shutil.copyfileobj(incoming, sink, 1 << 22)
+
+
 def create_text(path: PathLike, text: str) -> bool:
     """Write a file only where there is none yet; False if there is. Of several that try at once, one succeeds."""
     try:
@@ -227,16 +245,15 @@ def brought_here(path: PathLike) -> str:
         return text
     to = tempfile.mkdtemp(prefix="t-elaine-copy-")
     atexit.register(shutil.rmtree, to, ignore_errors=True)
+    names, itself = files_below(text), os.path.join(to, text.rstrip("/").rsplit("/", 1)[-1])
+    if not names:
+        raise FileNotFoundError(text)
     with answering(text):
-        fs = filesystem(text)
-        root = fs._strip_protocol(text).rstrip("/")
-        if not (names := fs.find(root)):
-            raise FileNotFoundError(text)
         for name in names:
-            target = os.path.join(to, name[len(root) + 1 :] or os.path.basename(root))
+            target = os.path.join(to, name) if name else itself
             os.makedirs(os.path.dirname(target), exist_ok=True)
-            fs.get_file(name, target)
-    return to if names != [root] else os.path.join(to, os.path.basename(root))
+            filesystem(text).get_file(join(text, name) if name else text, target)
+    return itself if list(names) == [""] else to
 
 
 def clear_half_written(folder: PathLike) -> None:

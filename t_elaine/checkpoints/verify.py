@@ -23,9 +23,7 @@ DIGEST_NAME = re.compile(r"digests(\.\d+)?\.json")
 def files_under(folder: str) -> list[str]:
     """Relative paths of every file under `folder`, sorted; digests and unfinished files left out."""
     if paths.is_remote(folder):
-        fs = paths.filesystem(folder)
-        root = fs._strip_protocol(folder).rstrip("/") + "/"
-        names = [name[len(root) :] for name in fs.find(folder)]
+        names = list(paths.files_below(folder))
     else:
         names = [
             os.path.relpath(os.path.join(base, name), folder).replace(os.sep, "/")

@@ -6,7 +6,6 @@ It begins where preparation ends, with a store on a disk, so that a kill at any 
 import base64
 import hashlib
 import os
-import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -48,34 +47,18 @@ def upload_store(folder: Path, to: str, overwrite: bool, say: Callable[[str], No
             raise UserError(f"another store {read_manifest(to)['name']!r} is there", to, mend)
         paths.remove(marker)  # from here on no reader takes it for whole
     files = sorted(p.relative_to(folder) for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
-    there = _digests(to)
+    # "" where the object store knows no MD5
+    there = {name: str(info.get("md5Hash", "")) for name, info in paths.files_below(to).items()}
     waiting = [file for file in files if there.get(file.as_posix()) != _md5(folder / file)]
     total = sum((folder / file).stat().st_size for file in waiting)
     say(f"{to}: {len(waiting)} of {len(files)} files to upload, {total / 1e9:.3f} GB")
     with ThreadPoolExecutor(UPLOADS, thread_name_prefix="upload") as pool:
-        for _ in pool.map(lambda file: _upload(folder / file, paths.join(to, *file.parts)), waiting):
+        for _ in pool.map(lambda file: paths.send(folder / file, paths.join(to, *file.parts)), waiting):
             fault_point("prepare.mid_upload")
     for name in sorted(set(there) - {file.as_posix() for file in files} - {MANIFEST}):
         paths.remove(paths.join(to, name))  # of the store before
     fault_point("prepare.before_upload_marker")
     paths.write_text(marker, manifest)
-
-
-def _upload(source: Path, to: str) -> None:
-    with open(source, "rb") as handle, paths.answering(to), paths.open_file(to, "wb") as sink:
-        shutil.copyfileobj(handle, sink, 1 << 22)
-
-
-def _digests(to: str) -> dict[str, str]:
-    """MD5 in base64 by relative name of what is there, "" where the object store knows none."""
-    with paths.answering(to):
-        fs = paths.filesystem(to)
-        root = fs._strip_protocol(to).rstrip("/") + "/"
-        try:
-            found = fs.find(to, detail=True)
-        except FileNotFoundError:
-            return {}
-    return {name[len(root) :]: str(info.get("md5Hash", "")) for name, info in found.items()}
 
 
 def _md5(path: Path) -> str:

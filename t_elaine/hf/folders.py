@@ -101,9 +101,7 @@ def copy_into(source: Path, to: str, last: str) -> None:
     files = sorted(path.relative_to(source) for path in source.rglob("*") if path.is_file())
     for file in sorted(files, key=lambda file: file.as_posix() == last):
         paths.make_folder(paths.join(to, *file.parent.parts))
-        target = paths.join(to, *file.parts)
-        with open(source / file, "rb") as incoming, paths.answering(target), paths.open_file(target, "wb") as sink:
-            shutil.copyfileobj(incoming, sink, 1 << 22)
+        paths.send(source / file, paths.join(to, *file.parts))
 
 
 def no_space(to: str, why: str) -> UserError:

@@ -44,8 +44,7 @@ def keep_parent(folder: Path, run_dir: str) -> list[str]:
     for name in names:
         if (folder / name).stat().st_size > LARGEST:
             raise UserError(f"{name} has more than {LARGEST} bytes", str(folder), "take it out of the folder")
-        with open(folder / name, "rb") as source, paths.open_file(paths.join(run_dir, "parent", name), "wb") as sink:
-            shutil.copyfileobj(source, sink)
+        paths.send(folder / name, paths.join(run_dir, "parent", name))
     return names
 
 

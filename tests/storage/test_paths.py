@@ -39,6 +39,22 @@ def test_a_folder_there_is_like_a_folder_here(root: str) -> None:
     assert paths.listing(folder) == ["c.bin", "deep"]
 
 
+def test_files_are_sent_there_and_brought_here(root: str, tmp_path: Path) -> None:
+    (tmp_path / "here").write_bytes(bytes(range(256)) * 40_000)
+    for parts in (("sent", "a"), ("sent", "deep", "b")):
+        paths.make_folder(paths.join(root, *parts[:-1]))
+        paths.send(tmp_path / "here", paths.join(root, *parts))
+    folder, file = (Path(paths.brought_here(paths.join(root, *parts))) for parts in (("sent",), ("sent", "a")))
+    assert file.name == "a"
+    for copy in (file, folder / "a", folder / "deep" / "b"):
+        assert copy.read_bytes() == (tmp_path / "here").read_bytes()
+    if paths.is_remote(root):
+        found = {name: info["size"] for name, info in paths.files_below(paths.join(root, "sent")).items()}
+        assert found == {"a": 256 * 40_000, "deep/b": 256 * 40_000} and paths.files_below(f"{root}/none") == {}
+        with pytest.raises(FileNotFoundError):
+            paths.brought_here(f"{root}/none")
+
+
 def test_a_file_is_created_once(root: str) -> None:
     path = paths.join(root, "lease")
     assert paths.create_text(path, "mine") and not paths.create_text(path, "theirs")
