@@ -19,6 +19,7 @@ import jax
 from jax.experimental.compilation_cache import compilation_cache
 
 from t_elaine.errors import UserError
+from t_elaine.training.compilation import check_option, too_large
 from t_elaine.training.step import Step, batch_shapes
 
 # What the compiler's dump is called, after the program's name.
@@ -145,16 +146,13 @@ def _refused(error: jax.errors.JaxRuntimeError, seconds: float, folder: str) -> 
             "ComputeConfig.attention, ComputeConfig.attention_block, train.compiler_options",
             "take another kernel or smaller blocks, or another limit of scoped VMEM",
         ) from error
-    if "RESOURCE_EXHAUSTED" in message or "CompileTimeHbmOom" in message or "exceeds available HBM" in message:
+    if too_large(message):
         dumped = {"hlo": PROGRAM, "assignment": ASSIGNMENT, "lives": LIVES}
         found = {name: _dumped(folder, ending) for name, ending in dumped.items()}
         return TooLarge(message=message, seconds=seconds, **found)
-    told = message.splitlines()[0]
-    if "compile option" in message.lower() or "compiler option" in message.lower() or "setting option" in message:
-        raise UserError(told, "train.compiler_options", "take the option out, or mend its value") from error
-    raise UserError(
-        f"the compiler refuses the step: {told}", "compiler", "try other blocks, remat or options"
-    ) from error
+    check_option(message)
+    told = f"the compiler refuses the step: {message.splitlines()[0]}"
+    raise UserError(told, "compiler", "try other blocks, remat or options") from error
 
 
 def _scoped(message: str) -> str:

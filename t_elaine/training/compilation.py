@@ -10,6 +10,10 @@ import jax
 from t_elaine.errors import UserError
 from t_elaine.training.step import Step
 
+# Signs of a compiler's refusal, by what it refuses.
+TOO_LARGE = ("RESOURCE_EXHAUSTED", "CompileTimeHbmOom", "exceeds available HBM")
+OPTION = ("compile option", "compiler option", "setting option")
+
 
 def keep_compiled(folder: str | None) -> None:
     """Keep compiled code in a folder, so that the next run of the same settings starts in seconds; None: do not."""
@@ -37,11 +41,22 @@ def compiled(step: Step, state: Any, batch: Mapping[str, Any], say: Callable[[st
         done = step.run.lower(state, batch).compile()
     except jax.errors.JaxRuntimeError as error:
         message = str(error)
-        if "RESOURCE_EXHAUSTED" in message:
+        if too_large(message):
             mend = 'fewer rows_per_device, ComputeConfig.remat = "full", or more devices along fsdp'
             raise UserError(f"the step does not fit the device: {message.splitlines()[0]}", "compiler", mend) from error
-        if "compiler option" in message.lower() or "No such compile option" in message:
-            raise UserError(message.splitlines()[0], "train.compiler_options", "take the option out") from error
+        check_option(message)
         raise
     say(f"step compiled in {time.perf_counter() - start:.1f} s")
     return done
+
+
+def too_large(message: str) -> bool:
+    """Whether a compiler refuses a step for its size."""
+    return any(sign in message for sign in TOO_LARGE)
+
+
+def check_option(message: str) -> None:
+    """Raise UserError where a compiler refuses one of its options."""
+    if any(sign in message.lower() for sign in OPTION):
+        mend = "take the option out, or mend its value"
+        raise UserError(message.splitlines()[0], "train.compiler_options", mend)
