@@ -12,7 +12,6 @@ from t_elaine.planning.assumptions import Assumptions
 from t_elaine.planning.search import Search
 from t_elaine.searched import searched
 
-DOES_NOT_FIT = 3
 FLAGS = ("topology", "slices", "search", "json", "hlo_out")
 
 
@@ -56,7 +55,7 @@ def plan(
         return searched(training, topology, slices, assumed, choices or Search(), FLAGS, argv, config_text, json)
     record = answered(training, topology, slices, groups, token_budget, assumed, compile, hlo_out)
     print(jsons.dumps(record, indent=1) if json else words.text(record))
-    return 0 if words.fits(record) else DOES_NOT_FIT
+    return 0 if words.fits(record) else words.DOES_NOT_FIT
 
 
 def main(argv: Sequence[str] | None = None) -> int:

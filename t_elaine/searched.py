@@ -17,6 +17,7 @@ from t_elaine.planning.assumptions import Assumptions
 from t_elaine.planning.compile import versions
 from t_elaine.planning.question import Question
 from t_elaine.planning.search import Search
+from t_elaine.planning.words import DOES_NOT_FIT
 
 # What a search sets itself, and what belongs to plan alone.
 OF_PLAN = ("plan.", "Assumptions.", "Search.")
@@ -64,7 +65,7 @@ def searched(
         print(json.dumps({"estimated": "estimated, not measured", "trials": records, "best": command}, indent=1))
     else:
         print(searching.told(records, command))
-    return 0 if best else 3
+    return 0 if best else DOES_NOT_FIT
 
 
 def with_settings(

@@ -17,7 +17,7 @@ from typing import Any
 from t_elaine.errors import UserError
 from t_elaine.planning.question import Question
 from t_elaine.planning.roofline import roofline
-from t_elaine.planning.words import WIDTH, size, table
+from t_elaine.planning.words import DOES_NOT_FIT, WIDTH, size, table
 
 Record = dict[str, Any]
 REMAT = ("full", "q+k+v+attention", "q+k+v+attention+middle", "q+k+v+attention+gate")
@@ -181,7 +181,7 @@ def _compiled(command: Sequence[str], limit: float, environment: Mapping[str, st
             return {"stopped": "stopped: budget spent"}
         finally:
             _end(process)
-    if process.returncode in (0, 3) and out.startswith("{"):
+    if process.returncode in (0, DOES_NOT_FIT) and out.startswith("{"):
         return dict(json.loads(out))
     told = [line.removeprefix("error: ") for line in err.splitlines() if line.startswith("error: ")]
     return {"error": told[0] if told else f"the compiler ended with code {process.returncode}"}

@@ -6,6 +6,7 @@ from typing import Any
 
 Record = dict[str, Any]
 WIDTH = 100
+DOES_NOT_FIT = 3  # exit code
 CAUSES = {
     "model": "the model's own FLOPs, at peak",
     "recomputed": "matmuls run again for the backward pass",
