@@ -29,7 +29,6 @@ from t_elaine.training.held_out import globally
 # multiply float32 matrices in shorter formats unless told otherwise.
 TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2}
 VOCABULARY = 64
-BATCH = ("replica", "fsdp")  # mesh axes along which rows lie
 
 
 def check_packing(
@@ -110,7 +109,9 @@ def differences(config: LlamaConfig, compute: ComputeConfig, mesh: Mesh, length:
     rng = np.random.default_rng(0)
     shapes = llama.parameter_shapes(config)
     params = jax.tree.map(lambda leaf: rng.normal(0, config.embed**-0.5, leaf.shape).astype(np.float32), shapes)
-    tokens = rng.integers(0, config.vocab_size, (math.prod(mesh.shape[axis] for axis in BATCH), length + 1))
+    tokens = rng.integers(
+        0, config.vocab_size, (math.prod(mesh.shape[axis] for axis in layouts.RULES["batch"]), length + 1)
+    )
     rows = {name: globally(array, rows_where) for name, array in _rows(tokens.astype(np.int32), spans).items()}
     found = jax.device_get(run(jax.tree.map(globally, params, where), rows))
     paths = jax.tree.leaves_with_path(found["gradients"])

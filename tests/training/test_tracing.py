@@ -7,14 +7,13 @@ import re
 from pathlib import Path
 
 import jax
-import programs
 import pytest
-import tiny_runs
 
 from t_elaine.errors import UserError
 from t_elaine.parallel.mesh import MeshConfig
 from t_elaine.training import step as steps
 from t_elaine.training import tracing
+from tests import programs, tiny_runs
 
 SCOPES = ("embed", "attn", "mlp", "loss", "accumulation", "optimizer")
 
