@@ -3,6 +3,7 @@
 It only looks; it connects to nobody (but a TPU machine's own metadata server, through JAX).
 """
 
+import itertools
 import os
 import re
 from collections.abc import Mapping
@@ -165,16 +166,21 @@ def tasks_per_node(text: str, nodes: int) -> tuple[int, ...]:
 
 
 def node_names(text: str) -> tuple[str, ...]:
-    """SLURM's "gpu[01-03,7],login" as names."""
+    """SLURM's "gpu[01-03,7],login" as names; brackets may stand at several places of a name."""
     names: list[str] = []
-    for prefix, inside, suffix in re.findall(r"([^,\[]+)(?:\[([^\]]*)\])?([^,\[]*)", text):
-        for part in inside.split(",") if inside else [""]:
-            first, _, last = part.partition("-")
-            if not last:
-                names.append(prefix + part + suffix)
-                continue
-            names += [f"{prefix}{n:0{len(first)}d}{suffix}" for n in range(int(first), int(last) + 1)]
+    for name in re.findall(r"(?:[^,\[]|\[[^\]]*\])+", text):
+        parts = re.findall(r"\[([^\]]*)\]|([^\[]+)", name)
+        names += map("".join, itertools.product(*(_numbers(inside) if inside else [plain] for inside, plain in parts)))
     return tuple(names)
+
+
+def _numbers(text: str) -> list[str]:
+    """What stands in brackets: "08-10,12" as 08, 09, 10, 12."""
+    found: list[str] = []
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        found += [f"{n:0{len(first)}d}" for n in range(int(first), int(last) + 1)] if last else [part]
+    return found
 
 
 def on_tpu(environment: Mapping[str, str]) -> bool:

@@ -54,6 +54,7 @@ def test_a_slurm_step() -> None:
         ("a,b-2", ("a", "b-2")),
         ("n[008-010,12],login", ("n008", "n009", "n010", "n12", "login")),
         ("r1n[1-2]-ib", ("r1n1-ib", "r1n2-ib")),
+        ("r[1-2]n[08-09],x", ("r1n08", "r1n09", "r2n08", "r2n09", "x")),
     ],
 )
 def test_names_of_nodes(text: str, names: tuple[str, ...]) -> None:
