@@ -202,6 +202,12 @@ def send(source: PathLike, to: PathLike) -> None:
         shutil.copyfileobj(incoming, sink, 1 << 22)
 
 
+def copy_file(source: PathLike, target: PathLike) -> None:
+    """Copy a file, from and to a disk or an object store."""
+    with open_file(source) as incoming, open_file(target, "wb") as sink:
+        shutil.copyfileobj(incoming, sink, 1 << 22)
+
+
 def create_text(path: PathLike, text: str) -> bool:
     """Write a file only where there is none yet; False if there is. Of several that try at once, one succeeds."""
     try:

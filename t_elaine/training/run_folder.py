@@ -257,17 +257,14 @@ def _as_trained(run_dir: str, name: str, first: int) -> str | None:
 
 
 def copy_folder(source: str, target: str) -> None:
-    """Copy the files of a folder, local or remote, where the target has not the same bytes already."""
+    """Copy the files of a folder and of those in it, local or remote; what has their names is written over."""
     paths.make_folder(target)
     for name in paths.listing(source):
         path, to = paths.join(source, name), paths.join(target, name)
         if paths.is_folder(path):
             copy_folder(path, to)
-            continue
-        with paths.open_file(path) as handle:
-            content = handle.read()
-        with paths.open_file(to, "wb") as handle:
-            handle.write(content)
+        else:
+            paths.copy_file(path, to)
 
 
 def config_hash(text: str) -> str:

@@ -126,11 +126,7 @@ class TensorBoard:
         if self._here == self._folder:
             return
         for name in os.listdir(self._here):
-            with (
-                open(os.path.join(self._here, name), "rb") as source,
-                paths.open_file(paths.join(self._folder, name), "wb") as sink,
-            ):
-                shutil.copyfileobj(source, sink)
+            paths.copy_file(os.path.join(self._here, name), paths.join(self._folder, name))
 
     def close(self) -> None:
         """Close the file."""

@@ -101,6 +101,5 @@ def written(here: str, run_dir: str, name: str) -> str:
     mine = f"{socket.gethostname()}-{jax.process_index()}"
     for pattern, ending in (("*.xplane.pb", ".xplane.pb"), ("perfetto_trace.json.gz", ".trace.json.gz")):
         for found in Path(here).glob(f"plugins/profile/*/{pattern}"):
-            with found.open("rb") as source, paths.open_file(paths.join(to, mine + ending), "wb") as sink:
-                shutil.copyfileobj(source, sink)
+            paths.copy_file(found, paths.join(to, mine + ending))
     return root
