@@ -37,9 +37,9 @@ def tiny_step(
     return steps.make_step(CONFIG, compute, adamw or AdamW(), rate, where, GROUPS, np.full(512, 4, np.int32), **more)
 
 
-def compiled(step: Step, rows: int = 8, options: dict[str, str] | None = None) -> Any:
-    """The step compiled for one microbatch of `rows` rows."""
-    lowered = step.run.lower(step.state_shapes, steps.batch_shapes(1, rows, LENGTH, step.batch_sharding))
+def compiled(step: Step, rows: int = 8, options: dict[str, str] | None = None, accumulation: int = 1) -> Any:
+    """The step compiled for microbatches of `rows` rows."""
+    lowered = step.run.lower(step.state_shapes, steps.batch_shapes(accumulation, rows, LENGTH, step.batch_sharding))
     return lowered.compile(compiler_options=options)
 
 

@@ -63,6 +63,16 @@ def test_matrices_are_gathered_and_gradients_summed_in_bfloat16() -> None:
     assert not any(" bf16[" in name for name in wide), "the test above can fail"
 
 
+def test_tables_are_gathered_in_each_microbatch_and_not_kept_for_all() -> None:
+    """Outside the loop a gathered table would live from the first microbatch to the last."""
+    step = programs.tiny_step(MeshConfig(), ComputeConfig(dtype="bfloat16", loss_chunk=8))
+    text = programs.compiled(step, accumulation=4).as_text()
+    outside = text[text.index("\nENTRY ") :]
+    V, D = programs.CONFIG.vocab_size, programs.CONFIG.embed
+    whole = re.compile(rf"\[({V},{D}|{D},{V})\]\S* all-gather")
+    assert whole.search(text) and not whole.search(outside)
+
+
 def test_the_first_moment_is_rounded_where_it_is_stored() -> None:
     """One update from zero: the same parameters as with float32; the moment is the float32 one, rounded."""
     params = {"w": jnp.linspace(-1, 1, 12, dtype=jnp.float32).reshape(3, 4)}
