@@ -84,8 +84,9 @@ class Question:
     def needs(self) -> Need:
         """Bytes on one device, from shapes alone."""
         mesh: Any = AbstractMesh(tuple(self.mesh.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+        A, _, T = self.shape
         moment = self.first_moment_dtype
-        return need(self.model, self.compute, mesh, self.rows, self.shape[2], first_moment_dtype=moment)
+        return need(self.model, self.compute, mesh, self.rows, T, first_moment_dtype=moment, microbatches=A)
 
     def but(self, **changes: Any) -> "Question":
         """The same question with other settings of `compute`."""

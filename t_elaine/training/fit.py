@@ -58,11 +58,12 @@ def need(
     length: int,
     rules: Mapping[str, tuple[str, ...]] = layouts.RULES,
     first_moment_dtype: str = "float32",
+    microbatches: int = 1,
 ) -> Need:
     """Bytes that one device needs for a training step.
 
     Parameters, gradients and the second moment in float32, the first in its own dtype, in this device's pieces;
-    activations: see `activations`.
+    activations: see `activations`. Where gradients of several microbatches are added up, one's stand beside the sum.
     """
     shapes = llama.parameter_shapes(config)
     shardings = layouts.shardings(llama.parameter_axes(config), mesh, rules, shapes)
@@ -72,7 +73,7 @@ def need(
     return Need(
         parameters=parameters,
         moments=parameters + (parameters if first_moment_dtype == "float32" else parameters // 2),
-        gradients=parameters,
+        gradients=parameters * min(microbatches, 2),
         activations=used.total,
         kept=used.kept,
     )
@@ -119,13 +120,15 @@ def check_fit(
     rows_per_device: int,
     length: int,
     first_moment_dtype: str = "float32",
+    microbatches: int = 1,
 ) -> tuple[Need, int]:
     """Refuse a run that cannot fit, with the bytes it needs, the bytes there, and what would make it fit.
 
     Returns:
         what it needs and what is there, a device.
     """
-    wanted = need(config, compute, mesh, rows_per_device, length, first_moment_dtype=first_moment_dtype)
+    further: dict[str, Any] = {"first_moment_dtype": first_moment_dtype, "microbatches": microbatches}
+    wanted = need(config, compute, mesh, rows_per_device, length, **further)
     there, source = device_memory(mesh)
     if not there or wanted.total <= there:
         return wanted, there

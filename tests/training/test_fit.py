@@ -40,6 +40,12 @@ def test_the_hosts_memory_is_shared_by_its_devices() -> None:
     assert eight == one // 8 and "host" in source
 
 
+def test_gradients_that_are_added_up_stand_beside_those_of_a_microbatch() -> None:
+    mesh = make_mesh(MeshConfig())
+    one, two, many = (fit.need(LLAMA_8B, ComputeConfig(), mesh, 1, 4096, microbatches=n) for n in (1, 2, 16))
+    assert two == many and two.gradients == 2 * one.gradients and two.total - one.total == one.parameters
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("remat", "rows"), [("full", 4), ("none", 4)])
 def test_the_estimate_is_near_the_compilers_figure(remat: str, rows: int) -> None:
