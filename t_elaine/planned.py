@@ -53,6 +53,8 @@ def answered(
     elif question.topology.chip.kind == "tpu" and not topology.has_compiler():
         why = "arithmetic alone: libtpu, which compiles for TPUs, is not installed (Linux x86-64: the extra `plan`)"
     told = answer.by_arithmetic(question, why) if why else by_compiler(question, training, hlo_out)
+    if hlo_out and told["by"] != answer.COMPILED:
+        print(f"warning: {hlo_out} was not written: no step was compiled (told by {told['by']})", file=sys.stderr)
     return told | {"machines": around(question, training)}
 
 

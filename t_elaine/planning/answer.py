@@ -16,6 +16,7 @@ from t_elaine.planning.roofline import flops, roofline, speed
 from t_elaine.training.fit import parameter_count
 
 Record = dict[str, Any]
+COMPILED = "the compiled step"
 
 
 def asked(question: Question) -> Record:
@@ -176,7 +177,7 @@ def run_record(question: Question, step_seconds: float) -> Record:
 
 def compiled_answer(question: Question, compiled: Compiled, module: Module, costs: Costs) -> Record:
     """The record of a step that compiled; simulated CPUs have no time to tell."""
-    record = asked(question) | {"arithmetic": arithmetic(question), "by": "the compiled step"}
+    record = asked(question) | {"arithmetic": arithmetic(question), "by": COMPILED}
     record["compile_seconds"] = compiled.seconds
     buffers = memory.largest(compiled.assignment, compiled.lives, module)
     record["memory"] = memory_record(question, question.rates.memory, compiled.peak, compiled.arguments, buffers)

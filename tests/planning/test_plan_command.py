@@ -143,11 +143,12 @@ def test_what_does_not_go_together_is_refused(
 
 
 def test_without_libtpu_arithmetic_answers_and_says_so(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(topology, "has_compiler", lambda: False)
-    assert plan.main([*TINY, "--topology=v5e:2x4"]) == 0
-    out = capsys.readouterr().out
+    assert plan.main([*TINY, "--topology=v5e:2x4", f"--hlo_out={tmp_path / 'step.hlo'}"]) == 0
+    out, err = capsys.readouterr()
+    assert "step.hlo was not written: no step was compiled" in err and not list(tmp_path.iterdir())
     assert "libtpu" in out and "not installed" in out and "FITS by arithmetic" in out and "tokens/s/chip" in out
 
 
