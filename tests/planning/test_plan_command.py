@@ -134,6 +134,7 @@ def test_hours_and_money_follow_from_the_budget(capsys: pytest.CaptureFixture[st
         (["--topology=cpu:8", "--gin.MeshConfig.fsdp=2", "--gin.MeshConfig.tensor=4"], "does not divide into 4"),
         (["--topology=cpu:8", "--gin.train.compiler_options={'no_such_option': '1'}"], "train.compiler_options"),
         (["--topology=h100:8", "--slices=2"], "slices"),
+        (["--topology=v5e:4x4", "--slices=2"], "a copy must not span two slices"),
     ],
 )
 def test_what_does_not_go_together_is_refused(
