@@ -197,14 +197,8 @@ def write_text(path: PathLike, text: str) -> None:
 
 
 def send(source: PathLike, to: PathLike) -> None:
-    """Copy a local file to a local or remote path."""
-    with open(source, "rb") as incoming, answering(to), open_file(to, "wb") as sink:
-        shutil.copyfileobj(incoming, sink, 1 << 22)
-
-
-def copy_file(source: PathLike, target: PathLike) -> None:
     """Copy a file, from and to a disk or an object store."""
-    with open_file(source) as incoming, open_file(target, "wb") as sink:
+    with open_file(source) as incoming, answering(to), open_file(to, "wb") as sink:
         shutil.copyfileobj(incoming, sink, 1 << 22)
 
 

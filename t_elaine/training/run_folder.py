@@ -264,7 +264,7 @@ def copy_folder(source: str, target: str) -> None:
         if paths.is_folder(path):
             copy_folder(path, to)
         else:
-            paths.copy_file(path, to)
+            paths.send(path, to)
 
 
 def config_hash(text: str) -> str:

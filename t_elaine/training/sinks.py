@@ -126,7 +126,7 @@ class TensorBoard:
         if self._here == self._folder:
             return
         for name in os.listdir(self._here):
-            paths.copy_file(os.path.join(self._here, name), paths.join(self._folder, name))
+            paths.send(os.path.join(self._here, name), paths.join(self._folder, name))
 
     def close(self) -> None:
         """Close the file."""

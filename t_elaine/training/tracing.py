@@ -101,5 +101,5 @@ def written(here: str, run_dir: str, name: str) -> str:
     mine = f"{socket.gethostname()}-{jax.process_index()}"
     for pattern, ending in (("*.xplane.pb", ".xplane.pb"), ("perfetto_trace.json.gz", ".trace.json.gz")):
         for found in Path(here).glob(f"plugins/profile/*/{pattern}"):
-            paths.copy_file(found, paths.join(to, mine + ending))
+            paths.send(found, paths.join(to, mine + ending))
     return root
