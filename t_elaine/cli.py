@@ -45,6 +45,7 @@ def run(
     flags: Sequence[str] = (),
     positional: str = "",
     file_flags: Sequence[str] = (),
+    repeated: Sequence[str] = (),
 ) -> int:
     """Parse the command line, lint and load the gin files, call the command's root function.
 
@@ -54,12 +55,13 @@ def run(
         flags: parameters of the root that have a flag of their own: `--to=x` means `<command>.to = 'x'`.
         positional: the parameter that a bare argument sets, "" if bare arguments are refused.
         file_flags: those of the flags that name a gin file, which is read after the others.
+        repeated: those of the flags that may be given several times; commas belong to their text.
 
     Returns:
         the exit code.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    return guarded(lambda: _run(command, arguments, flags, positional, file_flags), command)
+    return guarded(lambda: _run(command, arguments, flags, positional, file_flags, repeated), command)
 
 
 def guarded(work: Callable[[], int], command: str = "") -> int:
@@ -133,7 +135,12 @@ def of_the_machine(error: OSError) -> UserError | None:
 
 
 def _run(
-    command: str, arguments: list[str], flags: Sequence[str], positional: str, file_flags: Sequence[str] = ()
+    command: str,
+    arguments: list[str],
+    flags: Sequence[str],
+    positional: str,
+    file_flags: Sequence[str] = (),
+    repeated: Sequence[str] = (),
 ) -> int:
     from t_elaine.config import gin_files, help_text, lint, reach, settings
 
@@ -141,7 +148,7 @@ def _run(
         print(help_text.command_help(command, flags, positional))
         return 0
     root = settings.resolve(settings.ROOTS[command])
-    files, bindings, modules = split_arguments(command, arguments, flags, positional, root, file_flags)
+    files, bindings, modules = split_arguments(command, arguments, flags, positional, root, file_flags, repeated)
     sys.path.insert(0, os.getcwd())  # --module names a user's own file beside the gin files
     for module in modules:
         import_module(module)
@@ -170,12 +177,14 @@ def split_arguments(
     positional: str,
     root: Any,
     file_flags: Sequence[str] = (),
+    repeated: Sequence[str] = (),
 ) -> tuple[list[str], list[str], list[str]]:
     """Arguments → (gin files, gin bindings, modules). Flags of the command become bindings of its root."""
     files: list[str] = []
     last_files: list[str] = []
     bindings: dict[str, str] = {}
     modules: list[str] = []
+    texts: dict[str, list[str]] = {}
     for argument in joined(arguments, _value_flags(root, flags)):
         name, has_value, value = argument.partition("=")
         parameter = name[2:].replace("-", "_") if name.startswith("--") else ""
@@ -183,6 +192,9 @@ def split_arguments(
             (files if name == "--gin_file" else modules).append(value)
         elif name.startswith("--gin.") and has_value:
             bindings[f"--gin.{len(bindings)}"] = f"{name.removeprefix('--gin.')} = {value}"
+        elif parameter in repeated and value:
+            texts.setdefault(parameter, []).append(value)
+            bindings[name] = f"{command}.{parameter} = {tuple(texts[parameter])!r}"
         elif parameter in flags:
             if name in bindings:
                 raise UserError(f"{name} is given twice", command, "give it once")

@@ -23,6 +23,7 @@ ROOTS: dict[str, str] = {
     "sweep": "t_elaine.sweep:sweep",
     "report": "t_elaine.report:report",
     "plan": "t_elaine.plan:plan",
+    "generate": "t_elaine.generate:generate",
 }
 
 # Command → the command whose settings it reads too: its root is handed them as `training`.
@@ -47,6 +48,7 @@ DATACLASSES: tuple[str, ...] = (
     "t_elaine.data.mixture:Replay",
     "t_elaine.planning.assumptions:Assumptions",
     "t_elaine.planning.search:Search",
+    "t_elaine.generation.sampling:Sampling",
 )
 
 # Functions that make a value: gin name → where it is.

@@ -20,6 +20,7 @@ from t_elaine.model.config import LlamaConfig
 
 PIECE = 512  # tokens of a prompt that go through a layer at once: bounds memory
 LEAST_SHARED = 16  # a shorter beginning is not worth a program of its own
+LEAST_SLOTS = 128
 NONE = np.zeros(0, np.int32)
 
 
@@ -91,7 +92,7 @@ def make_plan(engine: Engine, requests: Sequence[Request], limits: Sequence[int]
     room = max(len(prompt) - prefix + limit - 1 for prompt, limit in zip(prompts, limits, strict=True))
     return Plan(
         rows=min(engine.rows, _rows_for(len(requests), engine.ways)),
-        slots=asked.bucket(room, 64),
+        slots=asked.bucket(room, LEAST_SLOTS, 1),
         ends=_power(max(1, *(len(request.end_ids) for request in requests))),
         how=asked.how(requests),
         prefix=prefix,
@@ -113,10 +114,10 @@ def new_row(engine: Engine, index: int, request: Request, limit: int) -> Row:
 
 
 def read(
-    engine: Engine, tokens: Sequence[np.ndarray], rows: int, shared: Shared | None, before: int
+    engine: Engine, tokens: Sequence[np.ndarray], rows: int, shared: Shared | None, before: int, octave: int = 4
 ) -> tuple[list[Any], jax.Array, np.ndarray]:
     """Prompts, right-aligned in `rows` rows, through all layers: caches [rows,K,T,h], the last stream, paddings."""
-    count, length = asked.pieces(max(len(row) for row in tokens), PIECE)
+    count, length = asked.pieces(max(len(row) for row in tokens), PIECE, octave)
     laid = np.zeros((rows, count * length), np.int32)
     pads = np.full(rows, count * length - 1, np.int32)
     for index, row in enumerate(tokens):
@@ -135,7 +136,8 @@ def read(
 
 
 def read_shared(engine: Engine, tokens: np.ndarray) -> Shared:
-    layers, _, pads = read(engine, [tokens], engine.ways, None, 0)
+    # Few lengths of it: the large program of all layers is compiled for each.
+    layers, _, pads = read(engine, [tokens], engine.ways, None, 0, 2)
     first = tuple((k[0], v[0]) for k, v in layers)
     return Shared(layers=first, pad=pads[0], length=np.int32(len(tokens)))
 

@@ -91,15 +91,16 @@ def common_prefix(prompts: Sequence[np.ndarray]) -> int:
     return shared
 
 
-def bucket(length: int, least: int = 16) -> int:
-    """The next of four sizes an octave: programs are compiled for these alone, at most a quarter too long."""
+def bucket(length: int, least: int = 16, octave: int = 4) -> int:
+    """The next of a few sizes (`octave` between a number and its double): programs are compiled for these alone."""
     if length <= least:
         return least
-    step = max(1, 2 ** ((length - 1).bit_length() - 3))
+    step = max(1, 2 ** ((length - 1).bit_length() - 1) // octave)
     return -(-length // step) * step
 
 
-def pieces(length: int, longest: int) -> tuple[int, int]:
-    """(how many, of how many tokens): how a prompt of this length is read."""
-    count = -(-length // longest)
-    return count, bucket(-(-length // count))
+def pieces(length: int, longest: int, octave: int = 4) -> tuple[int, int]:
+    """(how many, of how many tokens): how prompts of this length are read. `longest` is a power of two."""
+    whole = bucket(length, 16, octave if length <= longest else 2)
+    count = -(-whole // longest)
+    return count, whole // count
