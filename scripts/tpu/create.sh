@@ -12,6 +12,8 @@ set -euo pipefail
 . "$(dirname "$0")/pod.sh"
 read_arguments "hours= no_wait" "$@"
 load
+# What install.sh and launch.sh would refuse is mended before the pod costs anything.
+for script in install launch; do "$HERE/$script.sh" "--config=$CONFIG" --dry_run >/dev/null; done
 
 create=(gcloud compute tpus queued-resources create "$NAME" "${WHERE[@]}"
   "--accelerator-type=$ACCELERATOR" "--runtime-version=$RUNTIME")

@@ -11,12 +11,14 @@ read_arguments "" "$@"
 load
 launch=$(date -u +%Y%m%dT%H%M%S)-$$
 
-arguments=() files=()
+arguments=() files=() SHIPPED=$HERE/../../gin_configs
 for file in $GIN_FILES; do
   # A file that lies here is copied; any other name is looked up among the shipped ones by train itself.
   if [ -r "$file" ]; then
     files+=("$file")
     file=$(basename "$file")
+  elif [[ $file != /* ]] && [ -d "$SHIPPED" ] && [ ! -r "$SHIPPED/$file" ]; then
+    fail 2 "the gin file $file lies neither here nor among the shipped ones" "$CONFIG" "correct GIN_FILES; shipped: $(cd "$SHIPPED" && echo *.gin */)"
   fi
   arguments+=("--gin_file=$file")
 done

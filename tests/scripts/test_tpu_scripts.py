@@ -90,6 +90,10 @@ def test_hours_and_a_typed_yes(cloud: Cloud) -> None:
         ({}, ["ACCELERATR=v4-8"], "unknown setting ACCELERATR"),
         ({}, ["NAME=twice"], "NAME stands there twice"),
         ({}, ["what is this"], "not KEY=VALUE"),
+        ({"REPOSITORY": None}, [], "neither WHEEL nor REPOSITORY"),
+        ({"REPOSITORY": None, "WHEEL": "x.whl"}, [], "no such wheel"),
+        ({"MODULE": "none.py"}, [], "no such module"),
+        ({"GIN_FILES": "cpt.gin hardware/v5e_15.gin"}, [], "the gin file hardware/v5e_15.gin lies neither here"),
     ],
 )
 def test_bad_settings_are_refused_before_gcloud_is_asked(
