@@ -85,9 +85,10 @@ class Plan:
     prefix: int
 
 
-def make_plan(engine: Engine, requests: Sequence[Request], limits: Sequence[int]) -> Plan:
+def make_plan(engine: Engine, requests: Sequence[Request], limits: Sequence[int], share: bool = True) -> Plan:
+    """What a call compiles for; `share`: read once what all prompts begin with."""
     prompts = [request.tokens for request in requests]
-    prefix = asked.common_prefix(prompts) if len(prompts) > 1 else 0
+    prefix = asked.common_prefix(prompts) if share and len(prompts) > 1 else 0
     prefix = prefix if prefix >= LEAST_SHARED else 0
     room = max(len(prompt) - prefix + limit - 1 for prompt, limit in zip(prompts, limits, strict=True))
     return Plan(

@@ -70,7 +70,10 @@ def make_engine(
 
 
 def generate(
-    engine: Engine, requests: Sequence[Request], done: Callable[[int], None] = lambda tokens: None
+    engine: Engine,
+    requests: Sequence[Request],
+    done: Callable[[int], None] = lambda tokens: None,
+    share: bool = True,
 ) -> Iterator[Generated]:
     """Answer the requests.
 
@@ -78,6 +81,7 @@ def generate(
         engine: what writes.
         requests: of any lengths and settings. What all of them begin with is read once, so give an exam's together.
         done: told the tokens written by each call of the device.
+        share: read what all begin with once; else each prompt is read whole, which takes longer.
 
     Yields:
         answers in the order in which they are finished.
@@ -85,7 +89,7 @@ def generate(
     Raises:
         UserError: a request that cannot be answered, before any is.
     """
-    for touched in _turns(engine, requests, STEPS):
+    for touched in _turns(engine, requests, STEPS, share):
         done(sum(new for _, new in touched))
         for row, _ in touched:
             if row.finish:
@@ -109,12 +113,14 @@ def stream(engine: Engine, request: Request) -> Generator[str, None, Generated]:
     raise AssertionError("a request that never ended")
 
 
-def _turns(engine: Engine, requests: Sequence[Request], steps: int) -> Iterator[list[tuple[Row, int]]]:
+def _turns(
+    engine: Engine, requests: Sequence[Request], steps: int, share: bool = True
+) -> Iterator[list[tuple[Row, int]]]:
     """After each call of the device: the rows that it wrote to, with their new tokens."""
     limits = asked.check(requests, engine.config.max_position, engine.config.vocab_size)
     if not requests:
         return
-    plan = make_plan(engine, requests, limits)
+    plan = make_plan(engine, requests, limits, share)
     shared = read_shared(engine, requests[0].tokens[: plan.prefix]) if plan.prefix else None
     state = empty_state(engine, plan)
     rows: list[Row | None] = [None] * plan.rows
