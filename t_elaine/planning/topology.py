@@ -119,6 +119,10 @@ def described(topology: Topology) -> Sequence[Any]:
     # Never wait for a cloud machine's metadata, never take a TPU that is there.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+    # Where nobody says what this machine is, libtpu asks in vain and complains on stderr. What is compiled for does not
+    # depend on it.
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
     jax.config.update("jax_platforms", "cpu")
     name = f"{topology.chip.library}:{'x'.join(map(str, topology.shape))}"
     given: dict[str, Any] = {"num_slices": topology.slices} if topology.slices > 1 else {}
