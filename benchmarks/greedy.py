@@ -83,13 +83,10 @@ def spread(folder: Path, vocabulary: Any, count: int, shots: int) -> list[Asked]
 
 
 def ours(engine: Any, asked: Sequence[Asked], new: int, end: int) -> list[list[int]]:
-    """Our tokens, suite by suite."""
-    found: dict[int, list[int]] = {}
-    for suite in dict.fromkeys(one.suite for one in asked):
-        places = [i for i, one in enumerate(asked) if one.suite == suite]
-        requests = [Request(tokens=asked[i].tokens, sampling=Sampling(max_new=new), end_ids=(end,)) for i in places]
-        found |= {places[answer.index]: answer.tokens.tolist() for answer in generate(engine, requests)}
-    return [found[i] for i in range(len(asked))]
+    """Our tokens."""
+    requests = [Request(tokens=one.tokens, sampling=Sampling(max_new=new), end_ids=(end,)) for one in asked]
+    answers = sorted(generate(engine, requests), key=lambda answer: answer.index)
+    return [answer.tokens.tolist() for answer in answers]
 
 
 def kept(model: Any, asked: Sequence[Asked]) -> Any:
@@ -152,14 +149,15 @@ def main(argv: list[str] | None = None) -> int:
         folder = arguments.model or smollm2.make_folder(Path(temporary) / "f32")
         vocabulary, engine = load_ours(folder, rows=16)
         asked = spread(arguments.suites, vocabulary, arguments.prompts, arguments.shots)
-        began = time.perf_counter()
-        mine = ours(engine, asked, arguments.new, vocabulary.eos)
-        print(f"ours: {len(asked)} prompts in {time.perf_counter() - began:.0f} s", flush=True)
-        found, model = [], load_theirs(folder)
-        settings = (arguments.new, vocabulary.eos, arguments.whole)
-        for number, parting in enumerate(partings(asked, mine, model, *settings), 1):
-            found.append(parting)
-            print(f"prompt {number}, {time.perf_counter() - began:.0f} s: {parting or 'equal'}", flush=True)
+        began, mine, found, model = time.perf_counter(), [], [], load_theirs(folder)
+        for suite in dict.fromkeys(one.suite for one in asked):
+            questions = [one for one in asked if one.suite == suite]
+            mine += (tokens := ours(engine, questions, arguments.new, vocabulary.eos))
+            print(f"{time.perf_counter() - began:.0f} s: {suite}, {len(tokens)} answers of ours", flush=True)
+            found += list(partings(questions, tokens, model, arguments.new, vocabulary.eos, arguments.whole))
+            parted = [parting for parting in found[-len(tokens) :] if parting]
+            told = f"{len(tokens) - len(parted)} equal {parted or ''}"
+            print(f"{time.perf_counter() - began:.0f} s: {suite}, {told}", flush=True)
     parted = [parting for parting in found if parting]
     ties = [parting for parting in parted if parting.gap < TIE]
     told = {"prompts": len(found), "tokens": sum(map(len, mine)), "equal": len(found) - len(parted), "ties": len(ties)}

@@ -21,6 +21,7 @@ from t_elaine.model.config import LlamaConfig
 PIECE = 512  # tokens of a prompt that go through a layer at once: bounds memory
 LEAST_SHARED = 16  # a shorter beginning is not worth a program of its own
 LEAST_SLOTS = 128
+READ = 2048  # tokens of prompts read at once, about
 NONE = np.zeros(0, np.int32)
 
 
@@ -107,6 +108,13 @@ def _power(number: int) -> int:
 def _rows_for(number: int, ways: int) -> int:
     """A batch for so many rows: of a few sizes, each of which the mesh divides."""
     return _power(-(-number // ways)) * ways
+
+
+def together(engine: Engine, length: int) -> int:
+    """How many prompts of at most this length are read at once: enough to keep matmuls busy, few enough that those of
+    like length come together and memory stays bounded."""
+    count, piece = asked.pieces(length, PIECE)
+    return engine.ways * max(1, READ // (count * piece))
 
 
 def new_row(engine: Engine, index: int, request: Request, limit: int) -> Row:

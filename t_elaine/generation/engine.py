@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from t_elaine.generation import requests as asked
-from t_elaine.generation.batch import Engine, Row, admit, empty_state, make_plan, new_row, read_shared
+from t_elaine.generation.batch import Engine, Row, admit, empty_state, make_plan, new_row, read_shared, together
 from t_elaine.generation.programs import STEPS, lay_out, make_programs
 from t_elaine.generation.requests import Generated, Request
 from t_elaine.model.config import ComputeConfig, LlamaConfig
@@ -126,10 +126,13 @@ def _turns(
     rows: list[Row | None] = [None] * plan.rows
     # The longest first: what does not fit into memory is known at once.
     waiting = sorted(range(len(requests)), key=lambda i: len(requests[i].tokens))
+    filling = False
     while waiting or any(rows):
         free = [place for place, row in enumerate(rows) if row is None]
-        if waiting and len(free) >= max(1, plan.rows // 4):
-            fresh = [waiting.pop() for _ in range(min(len(free), len(waiting)))]
+        filling = bool(waiting and (len(free) >= max(1, plan.rows // 4) or (filling and free)))
+        if filling:
+            most = together(engine, len(requests[waiting[-1]].tokens) - plan.prefix)
+            fresh = [waiting.pop() for _ in range(min(most, len(free), len(waiting)))]
             made = [new_row(engine, i, requests[i], limits[i]) for i in fresh]
             state, tokens, logprobs = admit(engine, plan, state, shared, made, free)
             places = free[: len(made)]
