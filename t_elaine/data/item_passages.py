@@ -143,9 +143,9 @@ class _Layouts:
             np.array(self.layouts, np.int64).reshape(-1, 4),
         )
         letters = self._letters(ranges, layouts)
-        text = hashed(letters)
+        text = hashed(letters, self.sizes.unit)
         label = np.repeat(ranges[:, 2] == 1, ranges[:, 1])
-        starts = text.starts if self.sizes.unit == WORDS else np.arange(len(letters.values))
+        starts = text.starts
         unlabelled = np.concatenate([[0], np.cumsum(~label[starts])])
         of = np.searchsorted(letters.ends, starts, side="right")
         first_unit = np.searchsorted(starts, np.concatenate([[0], letters.ends[:-1]]))

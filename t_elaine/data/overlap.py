@@ -10,15 +10,14 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from t_elaine.data.exam_items import ExamItems
-from t_elaine.data.folding import Letters, fold, spread
-from t_elaine.data.grams import CHARACTERS, WORDS, Grams, Hashed, find, hashed, make_grams, only
+from t_elaine.data.folding import fold, spread
+from t_elaine.data.grams import ALL, CHARACTERS, WORDS, Grams, Hashed, find, hashed, letter_sums, make_grams, only
 from t_elaine.data.item_passages import Passages, Sizes, measure, passages
 from t_elaine.errors import UserError
 
 FORMAT = 1  # of what is found: raise it when folding or passages change
-_BATCH_CHARACTERS = 300_000
+_BATCH_CHARACTERS = 500_000
 _EXAMPLES = 5
-_ALL = 2**64 - 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +103,7 @@ def check(settings: Overlap) -> None:
         raise UserError("common is at least 1, share between 0 and 1", "Overlap", "common 3, share 0.0")
 
 
-def build_index(suites: Sequence[ExamItems], settings: Overlap | None = None, mask: int = _ALL) -> Index:
+def build_index(suites: Sequence[ExamItems], settings: Overlap | None = None, mask: int = ALL) -> Index:
     """The index of suites.
 
     Args:
@@ -123,7 +122,7 @@ def build_index(suites: Sequence[ExamItems], settings: Overlap | None = None, ma
         for width in (sizes.n, sizes.n // 2, sizes.n // 4):
             chosen = (found.units == sizes.n) if width == sizes.n else _of_width(found.units, width, sizes.n)
             if chosen.any():
-                tables.append(_table(found, chosen, sizes.unit, width, suite, settings.common, mask))
+                tables.append(_table(found, chosen, width, suite, settings.common, mask))
     told = np.zeros(len(items), bool)
     for table in tables:
         told[table.item] = True
@@ -153,11 +152,9 @@ def _of_width(units: np.ndarray, width: int, n: int) -> np.ndarray:
     return (units < n) & (units >= width) & ((width == n // 2) | (units < n // 2))
 
 
-def _table(
-    found: Passages, chosen: np.ndarray, unit: str, width: int, suite: np.ndarray, common: int, mask: int
-) -> Table:
+def _table(found: Passages, chosen: np.ndarray, width: int, suite: np.ndarray, common: int, mask: int) -> Table:
     cut = {name: getattr(found, name)[chosen] for name in ("starts", "stops", "item", "first", "last")}
-    grams, of = make_grams(found.text, unit, width, cut["starts"], cut["stops"], mask)
+    grams, of = make_grams(found.text, width, cut["starts"], cut["stops"], mask)
     holders = _pairs(of, cut["item"], len(suite))
     if (found.units[chosen] != found.units[chosen][0]).any() or width < found.units[chosen][0]:
         # A whole item may stand inside longer ones too.
@@ -171,7 +168,7 @@ def _table(
     passage = np.unique(np.stack([of, cut["item"], cut["first"], cut["last"]])[:, counted], axis=1)
     kept = np.bincount(passage[0], minlength=len(grams.hashes))
     return Table(
-        grams=only(grams, kept > 0),
+        grams=only(grams, found.text, kept > 0),
         offsets=np.concatenate([[0], np.cumsum(kept[kept > 0])]),
         item=passage[1],
         first=passage[2],
@@ -189,33 +186,20 @@ def _pairs(gram: np.ndarray, item: np.ndarray, items: int) -> np.ndarray:
 def places(index: Index, texts: Sequence[str]) -> Places:
     """Every passage of an item that stands in one of the texts; one that spans two of them does not count."""
     letters = fold(texts)
-    text, sources = hashed(letters), None
+    sums = letter_sums(letters)
+    units: dict[str, Hashed] = {}
     parts = []
-    for table in index.tables:
-        of = text
-        if table.grams.unit == CHARACTERS:
-            # Without Chinese and Japanese characters there is no such passage.
-            sources = sources or _with_cjk(letters)
-            of = sources[0]
-        gram, place = find(table.grams, of)
+    # Every passage that is counted in characters holds a Chinese or Japanese one.
+    for table in index.tables if letters.cjk.any() else (t for t in index.tables if t.grams.unit == WORDS):
+        unit = table.grams.unit
+        text = units[unit] = units.get(unit) or hashed(letters, unit, sums)
+        gram, place = find(table.grams, text)
         counts = table.offsets[gram + 1] - table.offsets[gram]
         passage = spread(table.offsets[gram], counts)
-        found = np.searchsorted(of.letters.ends, np.repeat(place, counts), side="right")
-        if of is not text and sources:
-            found = sources[1][found]
+        found = np.searchsorted(letters.ends, np.repeat(place, counts), side="right")
         parts.append((found, table.item[passage], table.first[passage], table.last[passage]))
     joined = [np.concatenate(part) for part in zip(*parts, strict=True)] if parts else [np.zeros(0, np.int64)] * 4
     return Places(text=joined[0], item=joined[1], first=joined[2], last=joined[3])
-
-
-def _with_cjk(letters: Letters) -> tuple[Hashed, np.ndarray]:
-    """The texts that hold a Chinese or Japanese character, and which they are."""
-    kept = np.unique(np.searchsorted(letters.ends, np.flatnonzero(letters.cjk), side="right"))
-    bounds = np.concatenate([[0], letters.ends])
-    lengths = bounds[kept + 1] - bounds[kept]
-    chosen = spread(bounds[kept], lengths)
-    columns = {name: getattr(letters, name)[chosen] for name in ("values", "begins", "cjk")}
-    return hashed(Letters(ends=np.cumsum(lengths), **columns)), kept
 
 
 def no_hits(index: Index) -> Hits:
