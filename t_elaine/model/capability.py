@@ -52,11 +52,11 @@ EVERYWHERE = ("cpu", "gpu", "tpu")
 KERNELS: Mapping[str, Kernel] = MappingProxyType(
     {
         "reference": Kernel(platforms=EVERYWHERE, whole=HERE, pieces=HERE),
-        "blocked": Kernel(platforms=EVERYWHERE, whole=HERE, pieces=HERE),
+        "blocked": Kernel(platforms=EVERYWHERE, whole=Checked(ran=HERE.ran, compiled=("TPU v3",)), pieces=HERE),
         "splash": Kernel(
             platforms=("tpu",),
             block=LANES,
-            whole=Checked(interpreted=("x86-64",), compiled=("TPU v5e",)),
+            whole=Checked(interpreted=("x86-64",), compiled=("TPU v4", "TPU v5e")),
             pieces=Checked(interpreted=("x86-64",), compiled=("TPU v5e",)),
         ),
         "flash_tpu": Kernel(
