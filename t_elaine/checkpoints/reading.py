@@ -143,6 +143,17 @@ def restore_newest(
     raise UserError(f"no sound checkpoint is left (there: {there})", where, "start anew in another RUN_DIR")
 
 
+def newest_record(run_dir: paths.PathLike) -> CheckpointMeta | None:
+    """The record of the newest checkpoint whose record is as it was written; None where none is."""
+    for step in reversed(layout.agreed_steps(run_dir)):
+        try:
+            if not verify.faults(layout.step_dir(run_dir, step), (layout.META,)):
+                return read_meta(run_dir, step)
+        except UserError:
+            continue  # `restore_newest` says what is wrong with it
+    return None
+
+
 def check_shapes(run_dir: paths.PathLike, step: int, target: Any, item: str) -> None:
     """Compare names and shapes with the target's before anything is read. Raises UserError with both."""
     here, wanted = tensors(run_dir, step, item), named(target)

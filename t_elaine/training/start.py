@@ -96,8 +96,8 @@ def resume(
     """Go on from the newest sound checkpoint of a run; damaged newer ones are set aside, in RUN_DIR/damaged."""
     steps = layout.agreed_steps(run_dir)
     params, rest = split_state(shapes)
-    # Whose it is comes from the newest record that can be read: a wrong model must not look like damage.
-    newest = layout.read_meta(run_dir, steps[-1]) if steps else None
+    # Whose it is comes from the newest sound record: a wrong model must not look like damage, nor damage like one.
+    newest = reading.newest_record(run_dir)
     if newest is not None:
         where = layout.step_dir(run_dir, newest.step)
         reading.check_model(newest, where, dataclasses.asdict(config), vocabulary_sha256)

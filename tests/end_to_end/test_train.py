@@ -73,7 +73,7 @@ def test_a_finished_run_started_again_does_nothing(whole: Path, stores: list[Pat
     assert (whole / "metrics.jsonl").read_bytes() == before
 
 
-@pytest.mark.parametrize("damage", [pytest.param("none", marks=pytest.mark.slow), "newest"])
+@pytest.mark.parametrize("damage", [pytest.param("none", marks=pytest.mark.slow), "params", "meta"])
 def test_resume_is_bitwise(whole: Path, stores: list[Path], cache: str, tmp_path: Path, damage: str) -> None:
     """From an earlier checkpoint of the run, as if everything after it had been lost; also past a damaged one."""
     run_dir = tmp_path / "again"
@@ -81,11 +81,11 @@ def test_resume_is_bitwise(whole: Path, stores: list[Path], cache: str, tmp_path
     assert json.loads((run_dir / "status.json").read_text())["state"] == "stopped"
     assert layout.complete_steps(run_dir) == [1]
     assert tiny_runs.train_here(run_dir, stores, compilation_cache=cache, every=2) == 0
-    if damage == "newest":
-        folder = run_dir / "checkpoints" / "12" / "params"
+    if damage != "none":
+        folder = run_dir / "checkpoints" / "12" / damage
         file = max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
         content = bytearray(file.read_bytes())
-        content[len(content) // 2] ^= 1
+        content[0 if damage == "meta" else len(content) // 2] ^= 1
         file.write_bytes(content)
         assert tiny_runs.train_here(run_dir, stores, compilation_cache=cache, every=2) == 0
         assert os.listdir(run_dir / "damaged") == ["12"]
