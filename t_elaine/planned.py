@@ -6,6 +6,7 @@ the estimates (planning).
 
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -113,6 +114,8 @@ def shard_bytes(folder: str) -> int | None:
 
 def by_compiler(question: Question, training: Mapping[str, Any], hlo_out: str) -> Record:
     """The answer of the compiled step."""
+    if hlo_out and not paths.is_remote(hlo_out) and (Path(hlo_out).is_dir() or not Path(hlo_out).parent.is_dir()):
+        raise UserError("the program cannot be written there", hlo_out, "name a file in a folder that is there")
     devices = topology.described(question.topology)
     mesh = make_mesh(training.get("mesh") or MeshConfig(), devices)
     lengths = np.full(question.model.vocab_size, 4, np.int32)  # a constant of the program; its values cost nothing

@@ -65,7 +65,7 @@ def searched(
         print(json.dumps({"estimated": "estimated, not measured", "trials": records, "best": command}, indent=1))
     else:
         print(searching.told(records, command))
-    return 0 if best else DOES_NOT_FIT
+    return 0 if best or any(record["reason"] == searching.NO_TIME for record in records) else DOES_NOT_FIT
 
 
 def with_settings(

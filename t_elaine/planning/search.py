@@ -22,6 +22,7 @@ from t_elaine.planning.words import DOES_NOT_FIT, WIDTH, size, table
 Record = dict[str, Any]
 REMAT = ("full", "q+k+v+attention", "q+k+v+attention+middle", "q+k+v+attention+gate")
 SECONDS_TO_END = 10.0
+NO_TIME = "no time told"
 DIFFERS_LITTLE = 1.03  # arithmetic's total over the limit, up to which a compile may still say that it fits
 
 
@@ -203,7 +204,7 @@ def _figures(told: Record) -> Record:
     used = told["memory"]["peak"] if "memory" in told else told["arithmetic"]["total"]
     limit = told["memory"]["limit"] if "memory" in told else told["arithmetic"]["limit"]
     if used > limit or "step_seconds" not in told:
-        return {"peak": used, "reason": f"does not fit: {size(used)}" if used > limit else "no time told"}
+        return {"peak": used, "reason": f"does not fit: {size(used)}" if used > limit else NO_TIME}
     return {
         "peak": used,
         "tokens_per_second_per_chip": told["tokens_per_second_per_chip"]["sync exposed"],
@@ -240,6 +241,10 @@ def told(records: Sequence[Record], best: str) -> str:
         head,
         *(f"{line}  {record['reason']}"[:WIDTH].rstrip() for line, record in zip(body, records, strict=True)),
     ]
-    tried = any("peak" in record for record in records)
-    nothing = "nothing that was tried fits" if tried else "nothing was compiled: raise Search.budget or widen Search"
+    if any(record["reason"] == NO_TIME for record in records):
+        nothing = "what fits cannot be ranked: for simulated devices nothing tells a time"
+    elif any("peak" in record for record in records):
+        nothing = "nothing that was tried fits"
+    else:
+        nothing = "nothing was compiled: raise Search.budget or widen Search"
     return "\n".join([*lines, "", f"best: {best}" if best else nothing])

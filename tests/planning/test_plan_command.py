@@ -135,6 +135,8 @@ def test_hours_and_money_follow_from_the_budget(capsys: pytest.CaptureFixture[st
         (["--topology=cpu:8", "--gin.train.compiler_options={'no_such_option': '1'}"], "train.compiler_options"),
         (["--topology=h100:8", "--slices=2"], "slices"),
         (["--topology=v5e:4x4", "--slices=2"], "a copy must not span two slices"),
+        (["--topology=cpu:8", "--hlo_out=no/such/folder/step.hlo"], "the program cannot be written there"),
+        (["--topology=cpu:8", "--hlo_out=."], "the program cannot be written there"),
     ],
 )
 def test_what_does_not_go_together_is_refused(

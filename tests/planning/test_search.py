@@ -67,6 +67,13 @@ def test_the_fastest_that_fits_comes_first_and_faults_are_told(tmp_path: Path) -
     assert "400" in lines[3] and "best: python -m t_elaine.train" in table
 
 
+def test_what_fits_without_a_time_is_not_said_not_to_fit() -> None:
+    """For simulated devices nothing tells a time."""
+    [settings] = [trial.settings for trial in trials(1)]
+    table = searching.told([{"settings": settings, "peak": 1, "reason": searching.NO_TIME}], "")
+    assert "cannot be ranked" in table and "nothing that was tried fits" not in table
+
+
 def test_what_is_known_is_not_compiled_again_until_something_changes(tmp_path: Path) -> None:
     run(tmp_path, trials(1, 2))
     again = run(tmp_path, trials(1, 2, 3))
