@@ -8,11 +8,13 @@ from typing import Any
 from rich.console import Console
 
 from t_elaine import cli
+from t_elaine.data.overlap import Overlap
+from t_elaine.evaluation import contamination as contaminated
 from t_elaine.evaluation import engines, kept, runner, summary, table
 from t_elaine.model.config import ComputeConfig
 from t_elaine.parallel.mesh import MeshConfig, make_mesh
 
-FLAGS = ("checkpoint", "parent", "stores", "exams", "limit", "batch_rows", "name", "to", "overwrite")
+FLAGS = ("checkpoint", "parent", "stores", "exams", "limit", "batch_rows", "trained_on", "name", "to", "overwrite")
 COMPUTE = ComputeConfig(dtype="float32", remat="none", attention="blocked", loss_chunk=128)
 LENGTH = 2048
 EXAMS = ("samples/en", "samples/ja", "samples/zh")
@@ -33,6 +35,9 @@ def evaluate(
     compute: ComputeConfig | None = None,
     resamples: int = 2000,
     seed: int = 0,
+    contamination: bool = True,
+    trained_on: tuple[str, ...] = (),
+    overlap: Overlap | None = None,
     name: str = "",
     to: str = "",
     overwrite: bool = False,
@@ -55,6 +60,9 @@ def evaluate(
         compute: how the model is computed; float32 by default
         resamples: bootstrap draws of an interval
         seed: of the bootstrap
+        contamination: look for the exams' questions in the stores that the model was trained on
+        trained_on: stores or .jsonl files of text that it was trained on; () takes those of its run's record
+        overlap: when a question counts as seen
         name: of the result file; "" takes step-<STEP>
         to: folder of the result; "" takes RUN_DIR/evaluation
         overwrite: replace a result of another evaluation
@@ -64,7 +72,10 @@ def evaluate(
     compute = compute or COMPUTE
     material = runner.gather(stores, exams, split, limit, protocol)
     scored: dict[str, Any] = {"sequence_length": length, "dtype": compute.dtype}
+    trained = contaminated.trained_on(models[0], trained_on, contamination)
+    overlap = overlap or Overlap()
     identity = runner.identity(material, models, {**scored, "resamples": resamples, "seed": seed})
+    identity["contamination"] = contaminated.identity(trained, overlap)
     path = runner.result_path(models[0], name, to)
     console = Console()
     result = runner.existing(path, identity, overwrite)
@@ -76,7 +87,8 @@ def evaluate(
             for model in models:
                 judge = partial(runner.judge, model, material, devices, compute, **how)
                 judged.append(kept.kept_or_judged(path, model, material, scored, judge, console))
-            result = summary.result(judged, material, identity)
+            seen = contaminated.look(trained, material.suites, overlap, path.rpartition("/")[0], say=console.print)
+            result = summary.result(judged, material, identity, seen)
             runner.save(path, result)
             kept.clear(path)
     table.show(result, console)

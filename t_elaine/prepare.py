@@ -3,7 +3,9 @@
 import sys
 from collections.abc import Sequence
 
+from t_elaine.data.exam_filter import make_filter
 from t_elaine.data.identity import Making
+from t_elaine.data.overlap import Overlap
 from t_elaine.data.tasks import load_modules
 from t_elaine.data.vocabulary import load_vocabulary
 from t_elaine.data.workers import STAGING, mapper_of, prepare_named
@@ -19,6 +21,8 @@ FLAGS = (
     "runner",
     "beam_options",
     "drop_duplicates",
+    "exams",
+    "exam_overlap",
     "overwrite",
 )
 
@@ -39,6 +43,9 @@ def prepare(
     max_rejected_share: float = 0.01,
     allowed_licences: tuple[str, ...] = (),
     drop_duplicates: bool = False,
+    exams: tuple[str, ...] = (),
+    exam_overlap: str = "drop",
+    overlap: Overlap | None = None,
     data_root: str = "",
     overwrite: bool = False,
     staging: str = STAGING,
@@ -60,6 +67,9 @@ def prepare(
         max_rejected_share: share of malformed records past which the run stops.
         allowed_licences: refuse sources with another licence; empty: any.
         drop_duplicates: of equal texts within a task keep the first.
+        exams: folders or .jsonl files of exams in ELAINE's layout that no document may hold.
+        exam_overlap: "drop" sets documents that hold exam questions aside, "count" keeps and counts them.
+        overlap: when an exam question counts as held.
         data_root: folder that `{data_root}` in the sources' files stands for.
         overwrite: make stores anew even where one is there.
         staging: local folder for stores that go to an object store; needs room for all of them.
@@ -72,6 +82,7 @@ def prepare(
         validation_share=validation_share,
         shards=shards,
         drop_duplicates=drop_duplicates,
+        exams=make_filter(exams, exam_overlap, overlap),
         max_rejected_share=max_rejected_share,
         allowed_licences=allowed_licences,
         data_root=data_root,

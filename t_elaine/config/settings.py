@@ -46,6 +46,7 @@ DATACLASSES: tuple[str, ...] = (
     "t_elaine.data.mixture:Mixture",
     "t_elaine.data.mixture:Phase",
     "t_elaine.data.mixture:Replay",
+    "t_elaine.data.overlap:Overlap",
     "t_elaine.planning.assumptions:Assumptions",
     "t_elaine.planning.search:Search",
     "t_elaine.generation.sampling:Sampling",

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from t_elaine import paths
+from t_elaine.data import exam_filter
 from t_elaine.data.identity import Making, known_digests, made_by, same_or_refuse, without_times
 from t_elaine.data.preparation import Shard, labels, plan_pieces, too_many_rejected
 from t_elaine.data.sources import check_source
@@ -120,6 +121,7 @@ def _shard(
         after=tuple(vocabulary.special_id(name) for name in making.after),
         validation_share=making.validation_share,
         max_rejected_share=making.max_rejected_share,
+        exams=making.exams,
     )
 
 
@@ -168,6 +170,7 @@ def seal(work: Work, reports: list[dict[str, Any]]) -> dict[str, Any]:
         "counts": _counts([path for path, _, _ in files], groups, {p: split for p, split, _ in files}),
         "duplicates": {"texts": duplicates, "dropped": work.making.drop_duplicates},
         "quarantine": dict(sorted(reasons.items())),
+        **({"exam_overlap": exam_filter.total(reports, work.making.exams)} if work.making.exams else {}),
         "shards": shards,
         "files": _other_digests(work.partial),
         "made_by": without_times(work.made_by),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from t_elaine.data.exam_filter import ExamFilter
 from t_elaine.data.store import file_sha256
 from t_elaine.data.texts import Task, describe
 from t_elaine.data.vocabulary import Vocabulary
@@ -26,6 +27,7 @@ class Making:
         drop_duplicates: of equal texts within the task keep the first.
         max_rejected_share: share of malformed records past which the run stops.
         allowed_licences: refuse sources with another licence; empty: any.
+        exams: exams that no document may hold, or that are counted; None: not looked for.
         data_root: folder that `{data_root}` in sources' files stands for.
     """
 
@@ -35,6 +37,7 @@ class Making:
     shards: int = 0
     drop_duplicates: bool = False
     max_rejected_share: float = 0.01
+    exams: ExamFilter | None = None
     allowed_licences: tuple[str, ...] = ()
     data_root: str = ""
 
@@ -56,6 +59,8 @@ def made_by(task: Task, making: Making, vocabulary: Vocabulary, pieces: Any, kno
         "drop_duplicates": making.drop_duplicates,
         "files": files,
     }
+    if making.exams:
+        identity["exams"] = making.exams.describe()
     return json.loads(json.dumps(identity))
 
 

@@ -36,7 +36,7 @@ class Overlap:
     words: int = 13
     characters: int = 30
     question_words: int = 8
-    question_characters: int = 18
+    question_characters: int = 17
     common: int = 3
     share: float = 0.0
 

@@ -17,6 +17,8 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from t_elaine.data import exam_filter
+from t_elaine.data.exam_filter import ExamFilter
 from t_elaine.data.formats import Rejected, first_line, is_splittable
 from t_elaine.data.lines import Piece
 from t_elaine.data.sources import Source, find_files, text_hash, utf8_length
@@ -39,6 +41,7 @@ class Shard:
         pieces: (index of the source within the task, piece of a file), in the order of the documents.
         before, after: ids put around every document.
         validation_share: share of the texts, by hash, that goes to the validation split.
+        exams: exams whose items are looked for in every document; None: none.
     """
 
     task: Task
@@ -52,6 +55,7 @@ class Shard:
     after: tuple[int, ...]
     validation_share: float
     max_rejected_share: float
+    exams: ExamFilter | None = None
 
     def path(self, kind: str) -> Path:
         return Path(self.folder) / f"part-{self.index:05d}.{kind}"
@@ -122,14 +126,14 @@ def prepare_shard(shard: Shard) -> dict[str, Any]:
     fault_point("prepare.before_write")
     splits = ("train", "validation") if shard.validation_share else ("train",)
     quarantine = shard.path("quarantine.jsonl")
-    reasons: Counter[str] = Counter()
+    reasons, overlaps = Counter[str](), Counter[str]()
     documents = 0
     with ExitStack() as held:
         writers = {
             split: held.enter_context(ShardWriter(shard.path(f"{split}.arrow"), labels(shard.task))) for split in splits
         }
         with open(quarantine, "w", encoding="utf-8", newline="\n") as aside:
-            for source, batch in _batches(shard, reasons, aside):
+            for source, batch in _free_of_exams(shard, reasons, overlaps, aside):
                 for row, split in _rows(batch, source, shard, vocabulary):
                     writers[split].add(row)
                 documents += len(batch)
@@ -143,6 +147,7 @@ def prepare_shard(shard: Shard) -> dict[str, Any]:
     fault_point("prepare.before_report")
     digests = {split: file_sha256(writer.path) for split, writer in writers.items()}
     report = {"documents": documents, "rejected": dict(sorted(reasons.items())), "sha256": digests}
+    report |= {"exam_overlap": dict(overlaps)} if shard.exams else {}
     write_json(shard.path("report.json"), report)
     fault_point("prepare.after_report")
     return report
@@ -181,7 +186,23 @@ def _vocabulary(path: str, sha256: str) -> Vocabulary:
     return vocabulary
 
 
-def _batches(shard: Shard, reasons: Counter[str], aside: TextIO) -> Iterator[tuple[Source, list[Text]]]:
+def _free_of_exams(
+    shard: Shard, reasons: Counter[str], overlaps: Counter[str], aside: TextIO
+) -> Iterator[tuple[Source, list[Text]]]:
+    """`_batches` without documents that hold exam items, which go aside and are no malformed records."""
+    for source, piece, batch in _batches(shard, reasons, aside):
+        if shard.exams is None or not batch:
+            yield source, batch
+            continue
+        kept, dropped, counts = exam_filter.sort_out(shard.exams, batch)
+        overlaps.update(counts)
+        first = first_line(source, piece) if dropped else 0
+        for item in dropped:
+            print(json.dumps(_set_aside(item, source, piece, first), ensure_ascii=True), file=aside)
+        yield source, kept
+
+
+def _batches(shard: Shard, reasons: Counter[str], aside: TextIO) -> Iterator[tuple[Source, Piece, list[Text]]]:
     """Documents in batches of about a million characters, so that the tokenizer works in one go; bad ones go aside."""
     for index, piece in shard.pieces:
         source = shard.task.sources[index]
@@ -197,13 +218,14 @@ def _batches(shard: Shard, reasons: Counter[str], aside: TextIO) -> Iterator[tup
             batch.append(item)
             size += len(item.text)
             if size >= _BATCH_CHARACTERS:
-                yield source, batch
+                yield source, piece, batch
                 batch, size = [], 0
         if batch:
-            yield source, batch
+            yield source, piece, batch
     # A shard of bad records only must be looked at too.
     if shard.pieces:
-        yield shard.task.sources[shard.pieces[-1][0]], []
+        index, piece = shard.pieces[-1]
+        yield shard.task.sources[index], piece, []
 
 
 def _set_aside(item: Rejected, source: Source, piece: Piece, first: int) -> dict[str, Any]:

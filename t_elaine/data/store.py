@@ -160,15 +160,16 @@ class Store:
 
     def batches(self, split: str = "train") -> list[DocBatch]:
         """The record batches of a split, in file order; an empty list where the store has no such split."""
+        return [batch for name in self.files(split) for batch in self.file_batches(name, lazy=split == "train")]
+
+    def file_batches(self, name: str, lazy: bool = False) -> Iterator[DocBatch]:
+        """The record batches of one file. lazy: tokens in an object store are read when they are asked for."""
         if self.remote is None:
-            return [batch for name in self.files(split) for batch in read_shard(Path(self.folder, name), self.groups)]
+            yield from read_shard(Path(self.folder, name), self.groups)
+            return
         sizes = {shard["file"]: shard["size"] for shard in self.manifest["shards"]}
-        return [
-            batch
-            for name in self.files(split)
-            for reader, tokens in [self.remote.open(paths.join(self.folder, name), sizes[name], lazy=split == "train")]
-            for batch in _batches(reader, name, self.folder, self.groups, tokens)
-        ]
+        reader, tokens = self.remote.open(paths.join(self.folder, name), sizes[name], lazy=lazy)
+        yield from _batches(reader, name, self.folder, self.groups, tokens)
 
     def files(self, split: str) -> list[str]:
         return [shard["file"] for shard in self.manifest["shards"] if shard["split"] == split]

@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from t_elaine.data import exam_filter
 from t_elaine.data import tasks as registry
 from t_elaine.data.assembly import Work, holding, plan_work, seal
 from t_elaine.data.identity import Making
@@ -280,6 +281,8 @@ def report(manifests: Sequence[dict[str, Any]], console: Console) -> None:
         repeated = manifest["duplicates"]
         if lacking := without_held_out(manifest):
             console.print(f"{manifest['name']}: {lacking}", highlight=False)
+        if overlapping := exam_filter.told(manifest):
+            console.print(f"{manifest['name']}: {overlapping}", highlight=False)
         if reasons:
             console.print(f"{manifest['name']}: set aside {reasons} (quarantine.jsonl)", highlight=False)
         if repeated["texts"]:

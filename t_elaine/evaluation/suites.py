@@ -14,6 +14,7 @@ from typing import Any
 
 from t_elaine import paths
 from t_elaine.errors import UserError
+from t_elaine.evaluation import benchmarks
 
 LETTERS = "abcdefghij"
 LANGUAGES = ("en", "ja", "zh")
@@ -32,30 +33,33 @@ class Question:
 
 @dataclass(frozen=True, kw_only=True)
 class Suite:
-    """One exam. `skipped`: reason → questions left out; `sha256`: digest of the file as it is."""
+    """One exam. `skipped`: reason → questions left out; `sha256`: digest of the file `path` as it is."""
 
     name: str
     language: str
     questions: tuple[Question, ...]
     skipped: dict[str, int]
     sha256: str
+    path: str = ""
 
 
-def load_suite(spec: str, limit: int = 0) -> Suite:
+def load_suite(spec: str, limit: int = 0, suites_dir: str = "") -> Suite:
     """Load an exam.
 
     Args:
-        spec: "samples/en" (or ja, zh) for the shipped questions; else a .jsonl file, with its language in front where
-            no folder of its path is named after it: "ja:exams/igaku.jsonl".
+        spec: "samples/en" (or ja, zh) for the shipped questions; "en/MedQA" for a benchmark in `suites_dir`; else a
+            .jsonl file, with its language in front where no folder of its path is named after it:
+            "ja:exams/igaku.jsonl".
         limit: take only so many scorable questions, spread evenly over the file; 0 takes all.
+        suites_dir: folder of the published exams.
 
     Raises:
         UserError: no such file, a line that is no question, no language, or nothing that can be scored.
     """
-    language, path = _locate(spec)
+    language, path = locate(spec, suites_dir)
     content = path.read_bytes()
     questions, skipped = [], Counter[str]()
-    for number, line in enumerate(content.decode("utf-8-sig").split("\n"), 1):
+    for number, line in enumerate(lines(content, str(path)), 1):
         if not line.strip():
             continue
         found = _question(line, f"{path}:{number}")
@@ -69,15 +73,41 @@ def load_suite(spec: str, limit: int = 0) -> Suite:
     if 0 < limit < len(questions):
         questions = [questions[i * len(questions) // limit] for i in range(limit)]
     return Suite(
-        name=spec if spec.startswith("samples/") else path.stem,
+        name=exam_name(spec, path),
         language=language,
         questions=tuple(questions),
         skipped=dict(sorted(skipped.items())),
         sha256=hashlib.sha256(content).hexdigest(),
+        path=str(path),
     )
 
 
-def _locate(spec: str) -> tuple[str, Path]:
+def exam_name(spec: str, path: Path) -> str:
+    """What tables call it."""
+    return spec if spec.startswith("samples/") or spec in benchmarks.benchmarks() else path.stem
+
+
+def lines(content: bytes, where: str) -> list[str]:
+    """Lines of a file of JSON Lines; U+2028 and its like end none.
+
+    Raises:
+        UserError: it is not UTF-8.
+    """
+    try:
+        return content.decode("utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise UserError(
+            f"this is not UTF-8 (is the file cut off?): {error}", f"{where}:{line}", "copy it again"
+        ) from error
+
+
+def locate(spec: str, suites_dir: str = "") -> tuple[str, Path]:
+    """(language, file) of an exam; see `load_suite`.
+
+    Raises:
+        UserError: there is no such exam, or its language is not known.
+    """
     if spec.startswith("samples/"):
         language = spec.removeprefix("samples/")
         path = paths.shipped("data_tasks") / "samples" / language / "exam.jsonl"
@@ -89,8 +119,12 @@ def _locate(spec: str) -> tuple[str, Path]:
     language, colon, rest = spec.partition(":")
     named = bool(colon) and language in LANGUAGES
     path = Path(rest if named else spec)
+    if spec in benchmarks.benchmarks() or not (named or path.suffix or path.exists()):
+        found = benchmarks.named(spec)
+        return found.language, benchmarks.find(found, suites_dir)
     if not path.is_file():
-        raise UserError(f"no such exam: {path}", "exams", "give samples/en, samples/ja, samples/zh or a .jsonl file")
+        mend = "give samples/en, samples/ja, samples/zh, a benchmark such as en/MedQA, or a .jsonl file"
+        raise UserError(f"no such exam: {path}", "exams", mend)
     if not named:
         folders = [part for part in path.parts[:-1] if part in LANGUAGES]
         if not folders:

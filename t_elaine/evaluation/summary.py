@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from t_elaine.evaluation import scoring
+from t_elaine.evaluation import contamination, scoring
 from t_elaine.evaluation.bits_per_byte import Held
 from t_elaine.evaluation.runner import ExamScores, Judged, Material
 from t_elaine.evaluation.scoring import Interval
@@ -21,24 +21,33 @@ SAMPLES = 4
 GENERAL = "general"
 
 
-def result(judged: Sequence[Judged], material: Material, identity: dict[str, Any]) -> dict[str, Any]:
+def result(
+    judged: Sequence[Judged],
+    material: Material,
+    identity: dict[str, Any],
+    contaminated: Sequence[dict[str, Any]] = (),
+) -> dict[str, Any]:
     """The result file's content.
 
     Args:
         judged: the child, and the parent if there is one.
         material: what they were judged on.
         identity: `runner.identity`'s; "resamples" and "seed" are read from it.
+        contaminated: of `contamination.look`, a suite each; empty: not looked for.
     """
     draws = {"resamples": int(identity["resamples"]), "seed": int(identity["seed"])}
+    exams = [
+        exam_row(suite, [one.exams[i] for one in judged], material.protocol.headline, draws)
+        for i, suite in enumerate(material.suites)
+    ]
+    for exam, found in zip(exams, contaminated, strict=bool(contaminated)):
+        exam["contamination"] = contamination.row(exam, found, compared, draws)
     return {
         "format": identity["format"],
         "identity": identity,
         "models": {side: one.model.describe() for side, one in zip(SIDES, judged, strict=False)},
         "bits_per_byte": bits_rows([one.held for one in judged], draws),
-        "exams": [
-            exam_row(suite, [one.exams[i] for one in judged], material.protocol.headline, draws)
-            for i, suite in enumerate(material.suites)
-        ],
+        "exams": exams,
         "protocol": {"sha256": material.protocol.sha256, **material.protocol.templates},
     }
 
@@ -68,7 +77,7 @@ def bits_rows(sides: Sequence[Sequence[Held]], draws: dict[str, int]) -> list[di
             if level == "store":
                 row["unpredicted"] = unpredicted[name[0]]
             row |= {"documents": int(members.sum())} | {k: int(v[members].sum()) for k, v in counts.items()}
-            row |= _compared([side[members] / np.log(2) for side in nats], counts["bytes"][members], draws)
+            row |= compared([side[members] / np.log(2) for side in nats], counts["bytes"][members], draws)
             rows.append(row)
     return rows
 
@@ -77,7 +86,7 @@ def _columns(level: str) -> tuple[str, ...]:
     return {"store": ("store",), "category": ("language", "category")}.get(level, ("language",))
 
 
-def _compared(sides: Sequence[np.ndarray], below: np.ndarray, draws: dict[str, int]) -> dict[str, Any]:
+def compared(sides: Sequence[np.ndarray], below: np.ndarray, draws: dict[str, int]) -> dict[str, Any]:
     """{"child": interval, "parent": interval, "difference": child - parent}, the last two where there is a parent."""
     row: dict[str, Any] = {}
     if not below.sum():
@@ -97,7 +106,7 @@ def exam_row(suite: Suite, sides: Sequence[ExamScores], headline: str, draws: di
     scores = {}
     for name in sides[0].scores:
         right = [np.array([c == g for c, g in zip(side[name], golds, strict=True)], np.float64) for side in chosen]
-        scores[name] = _compared(right, np.ones(len(golds)), draws)
+        scores[name] = compared(right, np.ones(len(golds)), draws)
     return {
         "suite": suite.name,
         "language": suite.language,
@@ -153,4 +162,4 @@ def _item(
     return item
 
 
-__all__ = ["Interval", "bits_rows", "exam_row", "result"]
+__all__ = ["Interval", "bits_rows", "compared", "exam_row", "result"]

@@ -6,6 +6,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from t_elaine.evaluation import contamination
+
 LABELS = {
     "store": "corpus",
     "category": "language, category",
@@ -23,6 +25,8 @@ def show(result: dict[str, Any], console: Console) -> None:
             console.print(_bits(rows, label, both))
     for exam in result["exams"]:
         console.print(_exam(exam, both))
+        if told := contamination.sentence(exam, lambda value: interval(value, 1, 100)):
+            console.print(f"{told}\n", highlight=False)
     if result["bits_per_byte"] or result["exams"]:
         console.print("[dim]in brackets 95 % bootstrap intervals, none below 5 documents; Δ child − parent[/dim]")
 
