@@ -56,15 +56,17 @@ def load_protocol(name: str = "likelihood") -> LikelihoodProtocol:
     """Read the protocol's data file.
 
     Raises:
-        UserError: there is no such protocol.
+        UserError: there is no such protocol, or it is one that generates.
     """
     folder = paths.shipped("data_tasks") / "protocols"
-    path = folder / f"{name}.json"
-    if not path.is_file():
-        there = ", ".join(sorted(p.stem for p in folder.glob("*.json")))
-        raise UserError(f"no protocol is called {name!r}", "protocol", f"give one of: {there}")
-    content = path.read_bytes()
-    return LikelihoodProtocol(templates=json.loads(content), sha256=hashlib.sha256(content).hexdigest())
+    # A protocol that scores options says which of its scores stands for the exam.
+    there = {p.stem: json.loads(p.read_bytes()) for p in sorted(folder.glob("*.json"))}
+    scoring = {stem: templates for stem, templates in there.items() if "headline" in templates}
+    if name not in scoring:
+        what = "generates answers and scores no options" if name in there else "is not there"
+        raise UserError(f"the protocol {name!r} {what}", "protocol", f"give one of: {', '.join(scoring)}")
+    digest = hashlib.sha256((folder / f"{name}.json").read_bytes()).hexdigest()
+    return LikelihoodProtocol(templates=scoring[name], sha256=digest)
 
 
 def texts(protocol: LikelihoodProtocol, way: str, language: str, question: Question) -> tuple[str, list[str]]:

@@ -1,0 +1,130 @@
+"""Answers as an engine writes them, kept item by item: an evaluation that is stopped goes on where it was.
+
+One file of JSON Lines a model, exam and protocol: {"line", "id", "prompt_sha256", "answer"}, in the order of writing.
+An answer counts while its item still has that prompt. The file stays beside the score. It judges nothing.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from t_elaine import paths
+from t_elaine.errors import UserError
+from t_elaine.evaluation.sitting import Sitting, prompt_sha256
+from t_elaine.generation.sampling import Sampling
+
+Write = Callable[[Sequence[str], Sampling], Iterator[tuple[int, str | None]]]
+"""An engine: prompts and settings → (place of the prompt, its answer) in any order; None where it cannot answer, as a
+prompt longer than the context. It yields each answer as soon as it is finished."""
+
+# Answers between two uploads: an object store cannot append.
+UPLOADED = 64
+
+
+def file_name(sitting: Sitting, identity: Any) -> str:
+    """Of the answers' file. `identity`: plain data of all else that answers depend on, as model, dtype and engine."""
+    content = json.dumps([identity, sitting.rules.data["sampling"]], sort_keys=True, ensure_ascii=False)
+    digest = hashlib.sha256(content.encode()).hexdigest()
+    return f"{sitting.exam.name.replace('/', '_')}.{sitting.protocol}.{digest[:16]}.jsonl"
+
+
+def collect(
+    write: Write, sitting: Sitting, path: str, done: Callable[[int], None] = lambda answers: None
+) -> dict[int, str | None]:
+    """Answers to all items by line, those that the file has and those that are still to be written.
+
+    Args:
+        write: the engine; asked once, for what is missing, or not at all.
+        sitting: what is asked.
+        path: the file.
+        done: told the answers that were there, then 1 for each new one.
+
+    Raises:
+        UserError: the file holds something else; and whatever the engine raises, after all it wrote is kept.
+    """
+    found = read(sitting, path)
+    done(len(found))
+    missing = [place for place, item in enumerate(sitting.items) if item.line not in found]
+    if not missing:
+        return found
+    with _Keeper(path) as keep:
+        for place, answer in write([sitting.prompts[place] for place in missing], sitting.rules.sampling):
+            item, prompt = sitting.items[missing[place]], sitting.prompts[missing[place]]
+            if item.line in found:
+                raise RuntimeError(f"the engine answered item {item.id!r} twice")
+            found[item.line] = answer
+            entry = {"line": item.line, "id": item.id, "prompt_sha256": prompt_sha256(prompt), "answer": answer}
+            keep(json.dumps(entry, ensure_ascii=False) + "\n")
+            done(1)
+    unanswered = [item.id for item in sitting.items if item.line not in found]
+    if unanswered:
+        what = f"the engine gave no answer to {len(unanswered)} items, the first is {unanswered[0]!r}"
+        raise UserError(what, sitting.exam.name, "give the same command again: what was answered is kept")
+    return found
+
+
+def read(sitting: Sitting, path: str) -> dict[int, str | None]:
+    """The answers of a file that belong to this sitting's prompts, by line.
+
+    Raises:
+        UserError: a line that is no answer, unless it is the last, which a kill may have cut.
+    """
+    if not paths.exists(path):
+        return {}
+    wanted = dict(zip((item.line for item in sitting.items), map(prompt_sha256, sitting.prompts), strict=True))
+    found = {}
+    for number, line in enumerate(_whole_lines(path), 1):
+        try:
+            entry = json.loads(line)
+            if wanted.get(entry["line"]) == entry["prompt_sha256"]:
+                found[int(entry["line"])] = entry["answer"]
+        except (ValueError, KeyError, TypeError) as error:
+            mend = "remove the file: its items are asked again"
+            raise UserError(f"this is no kept answer: {error!r}", f"{path}:{number}", mend) from error
+    return found
+
+
+def _whole_lines(path: str) -> list[str]:
+    with paths.open_file(path) as handle:
+        whole, newline, _ = bytes(handle.read()).rpartition(b"\n")
+    return whole.decode().split("\n") if newline else []
+
+
+class _Keeper:
+    """Adds lines to a file, so that each is safe at once on a disk, and at the latest at the end in an object store."""
+
+    def __init__(self, path: str) -> None:
+        self.path, self.waiting = path, 0
+        self.lines = _whole_lines(path) if paths.exists(path) else []
+        self.handle: Any = None
+
+    def __enter__(self) -> Callable[[str], None]:
+        if not paths.is_remote(self.path):
+            paths.make_folder(self.path.rpartition("/")[0] or ".")
+            paths.write_text(self.path, self._text())  # without the line that a kill has cut
+            self.handle = paths.open_file(self.path, "ab")
+        return self._keep
+
+    def _keep(self, line: str) -> None:
+        if self.handle:
+            self.handle.write(line.encode())
+            self.handle.flush()
+            return
+        self.lines.append(line.rstrip("\n"))
+        self.waiting += 1
+        if self.waiting >= UPLOADED:
+            self._upload()
+
+    def _upload(self) -> None:
+        self.waiting = 0
+        paths.write_text(self.path, self._text())
+
+    def _text(self) -> str:
+        return "".join(line + "\n" for line in self.lines)
+
+    def __exit__(self, *_: object) -> None:
+        if self.handle:
+            self.handle.close()
+        elif self.waiting:
+            self._upload()

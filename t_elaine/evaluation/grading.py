@@ -1,0 +1,71 @@
+"""From kept answers to a score: accuracy with its interval, beside what needs no model. No prompt is made here."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from t_elaine.evaluation import official, scoring
+from t_elaine.evaluation.items import Item
+from t_elaine.evaluation.sitting import Judged, Sitting, mean
+
+JUDGES: Mapping[str, ModuleType] = {"official": official}
+
+
+def score(sitting: Sitting, answers: Mapping[int, str | None], resamples: int = 2000, seed: int = 0) -> dict[str, Any]:
+    """A sitting's score, as plain data.
+
+    Args:
+        sitting: what was asked, under the protocol that the score is named after.
+        answers: by line, of all its items.
+        resamples, seed: of the bootstrap.
+    """
+    judge = JUDGES[sitting.protocol]
+    judged = [judge.judge(item, answers[item.line]) for item in sitting.items]
+    often = Counter(one.prediction for one in judged).most_common(1)[0]
+    texts = [answers[item.line] for item in sitting.items]
+    return {
+        "suite": sitting.exam.name,
+        "language": sitting.exam.language,
+        "protocol": sitting.protocol,
+        "protocol_sha256": sitting.rules.sha256,
+        "prompts_sha256": sitting.prompts_sha256,
+        "suite_sha256": sitting.exam.sha256,
+        "published_suite": sitting.exam.published,
+        "shots": sitting.shots,
+        "sampling": asdict(sitting.rules.sampling),
+        "excluded": dict(sitting.excluded),
+        **figures(judge, sitting.items, judged, resamples, seed),
+        "unparsable": round(mean(not one.parsed for one in judged), 6),
+        "unanswered": [item.id for item, text in zip(sitting.items, texts, strict=True) if text is None],
+        "answer_characters": round(mean(len(text or "") for text in texts), 3),
+        "most_often": {"prediction": often[0], "share": round(often[1] / len(judged), 6)},
+        "items": [
+            {"line": item.line, "id": item.id, "gold": item.answer, **asdict(one), "answer": text}
+            for item, one, text in zip(sitting.items, judged, texts, strict=True)
+        ],
+    }
+
+
+def figures(
+    judge: ModuleType, items: tuple[Item, ...], judged: list[Judged], resamples: int, seed: int
+) -> dict[str, Any]:
+    """Accuracy of some items and what it is to be held against; shares of 1."""
+    right = np.array([one.right for one in judged], np.float64)
+    base = judge.baselines(items)
+    interval = scoring.ratio(right, np.ones(len(right)), resamples, seed)
+    return {
+        "questions": len(items),
+        "right": int(right.sum()),
+        "accuracy": interval.to_dict(),
+        "ceiling": round(base.ceiling, 6),
+        "chance": round(base.chance, 6),
+        "majority": {"answer": base.always, "accuracy": round(base.majority, 6)},
+        "points": {
+            "got": sum(item.points for item, one in zip(items, judged, strict=True) if one.right),
+            "of": sum(item.points for item in items),
+        },
+    }

@@ -1,0 +1,142 @@
+"""Exam items as they stand in the published files, odd ones too: protocols that generate need every one of them.
+
+`suites` reads the same files for option likelihoods and leaves out what that cannot score. No prompt, no model here.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from t_elaine.errors import UserError
+from t_elaine.evaluation import benchmarks, suites
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """An item. `line`: in its file, from 1; `id`, `answer`: of the type that they have there."""
+
+    line: int
+    id: str | int
+    text: str
+    context: str | None
+    choices: tuple[str, ...]
+    answer: str | tuple[str, ...]
+    points: int
+    text_only: bool
+
+    @property
+    def letters(self) -> str:
+        """Of its own options."""
+        return LETTERS[: len(self.choices)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exam:
+    """A file of items. `published`: it is, to the byte, one of the benchmarks."""
+
+    name: str
+    language: str
+    path: str
+    sha256: str
+    published: bool
+    items: tuple[Item, ...]
+
+
+def load_exam(spec: str, suites_dir: str = "") -> Exam:
+    """Read an exam whole.
+
+    Args:
+        spec: as `suites.load_suite` takes it, such as en/MedQA, samples/ja, zh:FILE.
+        suites_dir: folder of the published exams.
+
+    Raises:
+        UserError: no such exam, a line that is no item, or (but in a published file, whose faults belong to the
+            protocols) an answer that is outside the options.
+    """
+    language, path = suites.locate(spec, suites_dir)
+    content = path.read_bytes()
+    sha256 = hashlib.sha256(content).hexdigest()
+    known = benchmarks.published(sha256)
+    items = []
+    for number, line in enumerate(suites.lines(content, str(path)), 1):
+        if line.strip():
+            item = _item(line, number, str(path))
+            if not known:
+                _check_answer(item, f"{path}:{number}")
+            items.append(item)
+    if not items:
+        raise UserError("there is no item in it", str(path), "give a file with a JSON object a line")
+    return Exam(
+        name=known.name if known else suites.exam_name(spec, path),
+        language=language,
+        path=str(path),
+        sha256=sha256,
+        published=known is not None,
+        items=tuple(items),
+    )
+
+
+def spread(items: tuple[Item, ...], limit: int) -> tuple[Item, ...]:
+    """So many items, evenly over the exam; 0 takes all."""
+    if not 0 < limit < len(items):
+        return items
+    return tuple(items[i * len(items) // limit] for i in range(limit))
+
+
+def _item(line: str, number: int, path: str) -> Item:
+    where = f"{path}:{number}"
+    mend = "each line is a JSON object with problem_id, problem_text, choices and answer"
+    try:
+        record = json.loads(line)
+        identity, answer = record["problem_id"], record["answer"]
+        text, choices = record["problem_text"], record["choices"]
+        points = int(float(record.get("points", 1)))
+    except ValueError as error:
+        raise UserError(f"this line is no JSON (is the file cut off?): {error}", where, mend) from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"this line is no exam item: {error!r}", where, mend) from error
+    _check_types(record, where)
+    return Item(
+        line=number,
+        id=identity,
+        text=text,
+        context=record.get("context"),
+        choices=tuple(choices),
+        answer=answer if isinstance(answer, str) else tuple(answer),
+        points=points,
+        text_only=bool(record.get("text_only", True)),
+    )
+
+
+def _check_types(record: Mapping[str, Any], where: str) -> None:
+    def texts(value: Any) -> bool:
+        return isinstance(value, list) and all(isinstance(part, str) for part in value)
+
+    answer, choices = record["answer"], record["choices"]
+    for name, holds, mend in (
+        ("problem_id", isinstance(record["problem_id"], str | int), "give a text or a whole number"),
+        ("problem_text", isinstance(record["problem_text"], str), "give a text"),
+        ("context", isinstance(record.get("context", ""), str), "give a text, or leave it out"),
+        ("choices", texts(choices) and len(choices) <= len(LETTERS), f"give a list of at most {len(LETTERS)} texts"),
+        ("answer", isinstance(answer, str) or texts(answer), "give a list of letters"),
+    ):
+        if not holds:
+            what = f"item {record['problem_id']!r}: its {name} is {json.dumps(record[name], ensure_ascii=False)[:80]}"
+            raise UserError(what, where, mend)
+
+
+def _check_answer(item: Item, where: str) -> None:
+    """Letters of its options; any one text where it has none."""
+    letters = [] if isinstance(item.answer, str) else [letter.strip().lower() for letter in item.answer]
+    if item.choices:
+        fine = bool(letters) and all(len(letter) == 1 and letter in item.letters for letter in letters)
+    else:
+        fine = len(letters) == 1 and bool(letters[0])
+    if not fine:
+        what = f"item {item.id!r}: the answer {item.answer!r} is outside its {len(item.choices)} options"
+        mend = f"give letters of {', '.join(item.letters)}" if item.choices else "give a list with one number"
+        raise UserError(what, where, mend)

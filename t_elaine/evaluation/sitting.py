@@ -1,0 +1,110 @@
+"""An exam asked under a protocol that generates: its prompts and their hash, what an answer is judged to be.
+
+`official` and `repaired` make sittings and judge answers; `answers` has them written and keeps them; `grading` makes a
+score of them. The templates are data_tasks/protocols/<name>.json.
+"""
+
+import functools
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from t_elaine import paths
+from t_elaine.evaluation.items import Exam, Item
+from t_elaine.generation.sampling import Sampling
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """A protocol's data file. `sha256`: its digest."""
+
+    name: str
+    data: Mapping[str, Any]
+    sha256: str
+
+    @property
+    def sampling(self) -> Sampling:
+        """How answers are written."""
+        found = self.data["sampling"]
+        return Sampling(**{**found, "stop": tuple(found.get("stop", ()))})
+
+    def template(self, language: str) -> Mapping[str, str]:
+        """Of a language; those without one of their own take the English one."""
+        templates: Mapping[str, Mapping[str, str]] = self.data["templates"]
+        return templates.get(language, templates["en"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sitting:
+    """What is asked.
+
+    Attributes:
+        protocol: name of the protocol that a score gets.
+        rules: where prompts and grading come from.
+        exam: the whole exam.
+        items: those that are asked, in the order of the file; each has its prompt in `prompts`.
+        prompts: the text before each answer.
+        shots: demonstrations before each item.
+        excluded: reason → items that are not scored.
+    """
+
+    protocol: str
+    rules: Rules
+    exam: Exam
+    items: tuple[Item, ...]
+    prompts: tuple[str, ...]
+    shots: int
+    excluded: Mapping[str, int]
+
+    @property
+    def prompts_sha256(self) -> str:
+        """Of all prompts as UTF-8, a zero byte after each."""
+        digest = hashlib.sha256()
+        for prompt in self.prompts:
+            digest.update(prompt.encode() + b"\0")
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """An answer judged. `prediction`: what was read in it; `parsed`: it is an answer of the kind asked for."""
+
+    prediction: str
+    right: bool
+    parsed: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Baselines:
+    """Accuracies that need no model, under a protocol's own rules.
+
+    Attributes:
+        ceiling: the best that any answers can get.
+        chance: drawn at random.
+        majority: always the same answer, the best one; `always` is that answer.
+    """
+
+    ceiling: float
+    chance: float
+    majority: float
+    always: str
+
+
+@functools.cache
+def load_rules(name: str) -> Rules:
+    """A protocol's data file."""
+    content = (paths.shipped("data_tasks") / "protocols" / f"{name}.json").read_bytes()
+    return Rules(name=name, data=json.loads(content), sha256=hashlib.sha256(content).hexdigest())
+
+
+def prompt_sha256(prompt: str) -> str:
+    """Of one prompt's UTF-8."""
+    return hashlib.sha256(prompt.encode()).hexdigest()
+
+
+def mean(values: Iterable[float]) -> float:
+    """Of at least one value."""
+    found = list(values)
+    return sum(found) / len(found)
