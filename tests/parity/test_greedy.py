@@ -1,11 +1,12 @@
 """Greedy answers are transformers' `generate`'s, token by token, with SmolLM2-135M in float32."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-pytest.importorskip("torch", reason="PyTorch is not installed: pip install torch")
+torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install torch")
 pytest.importorskip("transformers", reason="transformers is not installed: pip install transformers")
 
 from benchmarks import greedy
@@ -15,8 +16,11 @@ from t_elaine.generation.sampling import Sampling
 
 
 @pytest.fixture(scope="module")
-def both(smollm2_dir: Path) -> tuple[Any, Any, Any]:
-    return *greedy.load_ours(smollm2_dir, rows=8), greedy.load_theirs(smollm2_dir)
+def both(smollm2_dir: Path) -> Iterator[tuple[Any, Any, Any]]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # on a busy machine two of its threads wait for each other, and take several times longer
+    yield *greedy.load_ours(smollm2_dir, rows=8), greedy.load_theirs(smollm2_dir)
+    torch.set_num_threads(threads)
 
 
 @pytest.mark.slow
