@@ -9,10 +9,10 @@ import pytest
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install torch")
 pytest.importorskip("transformers", reason="transformers is not installed: pip install transformers")
 
-from benchmarks import greedy
-from t_elaine.generation.engine import generate
-from t_elaine.generation.requests import Request
-from t_elaine.generation.sampling import Sampling
+from benchmarks import greedy  # noqa: E402
+from t_elaine.generation.engine import generate  # noqa: E402
+from t_elaine.generation.requests import Request  # noqa: E402
+from t_elaine.generation.sampling import Sampling  # noqa: E402
 
 
 @pytest.fixture(scope="module")
