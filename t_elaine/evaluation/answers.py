@@ -7,6 +7,7 @@ An answer counts while its item still has that prompt. The file stays beside the
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from t_elaine import paths
@@ -24,7 +25,7 @@ UPLOADED = 64
 
 def file_name(sitting: Sitting, identity: Any) -> str:
     """Of the answers' file. `identity`: plain data of all else that answers depend on, as model, dtype and engine."""
-    content = json.dumps([identity, sitting.rules.data["sampling"]], sort_keys=True, ensure_ascii=False)
+    content = json.dumps([identity, asdict(sitting.sampling)], sort_keys=True, ensure_ascii=False)
     digest = hashlib.sha256(content.encode()).hexdigest()
     return f"{sitting.exam.name.replace('/', '_')}.{sitting.protocol}.{digest[:16]}.jsonl"
 
@@ -49,7 +50,7 @@ def collect(
     if not missing:
         return found
     with _Keeper(path) as keep:
-        for place, answer in write([sitting.prompts[place] for place in missing], sitting.rules.sampling):
+        for place, answer in write([sitting.prompts[place] for place in missing], sitting.sampling):
             item, prompt = sitting.items[missing[place]], sitting.prompts[missing[place]]
             if item.line in found:
                 raise RuntimeError(f"the engine answered item {item.id!r} twice")

@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from t_elaine.evaluation import official, scoring
+from t_elaine.evaluation import official, repaired, scoring
 from t_elaine.evaluation.items import Item
 from t_elaine.evaluation.sitting import Judged, Sitting, mean
 
-JUDGES: Mapping[str, ModuleType] = {"official": official}
+JUDGES: Mapping[str, ModuleType] = {"official": official, "repaired": repaired, "official-rescored": repaired}
 
 
 def score(sitting: Sitting, answers: Mapping[int, str | None], resamples: int = 2000, seed: int = 0) -> dict[str, Any]:
-    """A sitting's score, as plain data.
+    """A sitting's score, as plain data; its headline figures leave out what the protocol reports apart.
 
     Args:
         sitting: what was asked, under the protocol that the score is named after.
@@ -27,6 +27,13 @@ def score(sitting: Sitting, answers: Mapping[int, str | None], resamples: int = 
     judged = [judge.judge(item, answers[item.line]) for item in sitting.items]
     often = Counter(one.prediction for one in judged).most_common(1)[0]
     texts = [answers[item.line] for item in sitting.items]
+    parts: dict[str, list[int]] = {"": []}
+    for place, item in enumerate(sitting.items):
+        parts.setdefault(judge.part(item), []).append(place)
+    by_part = {
+        name: figures(judge, tuple(sitting.items[i] for i in places), [judged[i] for i in places], resamples, seed)
+        for name, places in parts.items()
+    }
     return {
         "suite": sitting.exam.name,
         "language": sitting.exam.language,
@@ -36,9 +43,10 @@ def score(sitting: Sitting, answers: Mapping[int, str | None], resamples: int = 
         "suite_sha256": sitting.exam.sha256,
         "published_suite": sitting.exam.published,
         "shots": sitting.shots,
-        "sampling": asdict(sitting.rules.sampling),
+        "sampling": asdict(sitting.sampling),
         "excluded": dict(sitting.excluded),
-        **figures(judge, sitting.items, judged, resamples, seed),
+        **by_part.pop(""),
+        "apart": by_part,
         "unparsable": round(mean(not one.parsed for one in judged), 6),
         "unanswered": [item.id for item, text in zip(sitting.items, texts, strict=True) if text is None],
         "answer_characters": round(mean(len(text or "") for text in texts), 3),
@@ -53,7 +61,9 @@ def score(sitting: Sitting, answers: Mapping[int, str | None], resamples: int = 
 def figures(
     judge: ModuleType, items: tuple[Item, ...], judged: list[Judged], resamples: int, seed: int
 ) -> dict[str, Any]:
-    """Accuracy of some items and what it is to be held against; shares of 1."""
+    """Accuracy of some items and what it is to be held against; shares of 1. Of no items: their number alone."""
+    if not items:
+        return {"questions": 0}
     right = np.array([one.right for one in judged], np.float64)
     base = judge.baselines(items)
     interval = scoring.ratio(right, np.ones(len(right)), resamples, seed)

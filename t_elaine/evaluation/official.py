@@ -41,6 +41,7 @@ def sitting(exam: Exam, limit: int = 0) -> Sitting:
         exam=exam,
         items=items,
         prompts=tuple("\n".join([*before, _asked(rules, exam.language, item)]) + "\n" for item in items),
+        sampling=rules.sampling(exam.language),
         shots=shots,
         excluded={},
     )
@@ -106,6 +107,11 @@ def judge(item: Item, answer: str | None) -> Judged:
     plain = unicodedata.normalize("NFKC", prediction)
     offered = set("abcde" + item.letters) if item.choices else set("0123456789")
     return Judged(prediction=prediction, right=is_right(item, prediction), parsed=plain in offered)
+
+
+def part(item: Item) -> str:
+    """The published evaluation reports nothing apart."""
+    return ""
 
 
 def baselines(items: tuple[Item, ...]) -> Baselines:

@@ -24,15 +24,13 @@ class Rules:
     data: Mapping[str, Any]
     sha256: str
 
-    @property
-    def sampling(self) -> Sampling:
-        """How answers are written."""
-        found = self.data["sampling"]
-        return Sampling(**{**found, "stop": tuple(found.get("stop", ()))})
+    def sampling(self, language: str) -> Sampling:
+        """How answers are written; what begins another question ends them, where the template says so."""
+        return Sampling(**self.data["sampling"], stop=tuple(self.template(language).get("stop", ())))
 
-    def template(self, language: str) -> Mapping[str, str]:
+    def template(self, language: str) -> Mapping[str, Any]:
         """Of a language; those without one of their own take the English one."""
-        templates: Mapping[str, Mapping[str, str]] = self.data["templates"]
+        templates: Mapping[str, Mapping[str, Any]] = self.data["templates"]
         return templates.get(language, templates["en"])
 
 
@@ -46,6 +44,7 @@ class Sitting:
         exam: the whole exam.
         items: those that are asked, in the order of the file; each has its prompt in `prompts`.
         prompts: the text before each answer.
+        sampling: how answers are written.
         shots: demonstrations before each item.
         excluded: reason → items that are not scored.
     """
@@ -55,6 +54,7 @@ class Sitting:
     exam: Exam
     items: tuple[Item, ...]
     prompts: tuple[str, ...]
+    sampling: Sampling
     shots: int
     excluded: Mapping[str, int]
 
