@@ -75,7 +75,7 @@ def read(name: str, slices: int = 1) -> Topology:
     family, sign, size = name.lower().replace("-", ":").partition(":")
     chip = CHIPS.get(family)
     if chip is None or not sign:
-        raise UserError(f"there is no topology {name!r}", WHERE, f"one of {names()}")
+        raise UserError(f"there is no topology {name!r}", WHERE, f"for example {names()}")
     if slices < 1 or (slices > 1 and chip.kind != "tpu"):
         raise UserError(f"{slices} slices of {name}", "plan.slices", "1, or more of them on TPUs")
     if chip.kind != "tpu":
@@ -132,7 +132,7 @@ def described(topology: Topology) -> Sequence[Any]:
         return topologies.get_topology_desc(platform="tpu", topology_name=name, **given).devices
     except jax.errors.JaxRuntimeError as error:
         told = str(error).splitlines()[0]
-        raise UserError(f"libtpu refuses {name}: {told}", WHERE, f"one of {names()}") from error
+        raise UserError(f"libtpu refuses {name}: {told}", WHERE, f"for example {names()}") from error
 
 
 def _simulated(count: int) -> Sequence[Any]:
