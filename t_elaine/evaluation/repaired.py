@@ -71,15 +71,9 @@ def sitting(exam: Exam, limit: int = 0) -> Sitting:
 
 
 def rescored(official: Sitting) -> Sitting:
-    """The same answers under this grading: items and prompts of an `official` sitting that can be scored.
-
-    Raises:
-        UserError: none can.
-    """
+    """The same answers under this grading: those items and prompts of an `official` sitting that can be scored."""
     faults = find_faults(official.exam.items)
     places = [i for i, item in enumerate(official.items) if item.line not in faults]
-    if not places:
-        raise UserError("no item that was asked can be scored again", official.exam.path, "ask more of them")
     reasons = Counter(faults[item.line] for item in official.items if item.line in faults)
     return replace(
         official,

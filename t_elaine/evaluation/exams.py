@@ -1,0 +1,74 @@
+"""Exams under the protocols that generate, one after another, with any engine: prompts, kept answers, scores.
+
+Any callable that takes prompts and settings and yields (place, answer) is an engine: ours (`generating`), another
+library's, a server's. The answers' files stay beside the result. No model is known here.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from t_elaine import paths
+from t_elaine.errors import UserError
+from t_elaine.evaluation import answers, grading, official, repaired
+from t_elaine.evaluation.answers import Write
+from t_elaine.evaluation.items import Exam
+from t_elaine.evaluation.sitting import Sitting
+
+# Protocol → how an exam is asked under it.
+ASKED: Mapping[str, Callable[[Exam, int], Sitting]] = {"official": official.sitting, "repaired": repaired.sitting}
+
+
+def sittings(exams: Sequence[Exam], protocols: Sequence[str], limit: int = 0) -> list[Sitting]:
+    """All that is to be asked.
+
+    Args:
+        exams: read whole.
+        protocols: some of ASKED.
+        limit: items of each exam, spread evenly; 0 takes all.
+
+    Raises:
+        UserError: an unknown protocol, or an exam that cannot be asked under one.
+    """
+    for name in protocols:
+        if name not in ASKED:
+            mend = f"give some of {', '.join(ASKED)}; official-rescored comes with official"
+            raise UserError(f"no protocol that generates is called {name!r}", "protocols", mend)
+    return [ASKED[name](exam, limit) for exam in exams for name in protocols]
+
+
+def take(
+    asked: Sequence[Sitting],
+    engine: Callable[[Sitting], Write],
+    folder: str,
+    identity: Any,
+    *,
+    resamples: int = 2000,
+    seed: int = 0,
+    done: Callable[[int], None] = lambda answers: None,
+) -> list[dict[str, Any]]:
+    """Have all answered and score them. What was answered is kept at once: the same call goes on after a kill.
+
+    Args:
+        asked: from `sittings`.
+        engine: gives what answers a sitting (its end ids may depend on the protocol).
+        folder: for the answers' files.
+        identity: plain data of what answers depend on beside prompts and sampling, as model, dtype, engine, versions.
+        resamples, seed: of the bootstrap.
+        done: told how many answers are there.
+
+    Returns:
+        a score a sitting (`grading.score`) with its file; after an `official` one its answers' `official-rescored`.
+
+    Raises:
+        UserError: a kept file holds something else; and whatever the engine raises.
+    """
+    rows = []
+    for sitting in asked:
+        path = paths.join(folder, answers.file_name(sitting, identity))
+        found = answers.collect(engine(sitting), sitting, path, done)
+        scored = [sitting]
+        if sitting.protocol == official.NAME:
+            again = repaired.rescored(sitting)
+            scored += [again] if again.items else []  # few items may all be such as cannot be scored
+        rows += [{**grading.score(one, found, resamples, seed), "answers": path.rpartition("/")[2]} for one in scored]
+    return rows
