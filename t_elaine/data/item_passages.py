@@ -2,7 +2,8 @@
 
 An item is its question and options in three layouts: as they are, with letters before the options, with numbers. From
 these come all runs of n words, or of n characters where most of its letters are Chinese or Japanese; items shorter than
-n, and questions shorter than n, are taken whole. Labels belong to a passage but cover nothing of the item.
+n, and questions shorter than n, are taken whole. A run of characters counts if a third of them are Chinese or Japanese.
+Labels belong to a passage but cover nothing of the item.
 """
 
 from collections.abc import Sequence
@@ -165,6 +166,10 @@ class _Layouts:
             "first": covered[0],
             "last": covered[1],
         }
+        if self.sizes.unit == CHARACTERS:
+            # Names in Latin letters and rows of laboratory values are no sign of an item.
+            cjk = np.concatenate([[0], np.cumsum(letters.cjk)])
+            new &= 3 * (cjk[cut["stops"]] - cjk[cut["starts"]]) >= cut["stops"] - cut["starts"]
         kept = {name: array[new] for name, array in cut.items()}
         return Passages(text=text, layout_item=layouts[:, 1], plain=layouts[:, 2] == PLAIN, **kept)
 
