@@ -25,6 +25,21 @@ PUBLISHED = {
     "zh/MedQA": (3421, 100.0, 20.0, 21.46, "d"),
 }
 
+# sha256 of all prompts, a zero byte after each, as hf_vllm.create_input of the published scripts makes them at 614599e.
+PROMPTS = {
+    "en/MMLU": "aa550e99031427076941aa50a269a023a53b02e7bac7973aff47e8c02e5d887c",
+    "en/MedMCQA": "134d079981ed5e4acca337f58d853090b2b6948395359a9e3ab32bac637f1bb7",
+    "en/MedQA": "cfc077115f5f08295f8226cf586991db06f52def50c7e68a5c69ed4f7314b046",
+    "en/MedQA-4op": "3dc7f1ae6a65aab6da4ef3d432f352229cf04292bb3f78153cf7a5b01bf71799",
+    "en/PubMedQA": "a4a37b7863ba9fc8bd71d36ca285236a03184af6c21dec2115df2fc8eb1d7b97",
+    "ja/DenQA": "2b72eb1de85e85818466d7acc49e07a926fd200bd68a7d12a1e2a0cfb5e33392",
+    "ja/IgakuQA": "8e26b36cd895b9eb01fbf01f44d1e648c8d04bd15a602ff6ba40cc9bcffdb3e0",
+    "ja/JJSIMQA": "544f9eff34283ea6644b6b67346fdb135da4e8b2abf178bfed4daf8679bcabb2",
+    "zh/CMExam": "f78d64f06b9af9bd0396800627b6e0647b7499cb5585c5c675ba7f600848b63e",
+    "zh/MedQA": "8d162da37db3574ebcc5576eea7070eeb6087b4f9aca7d2bfca1cc5d191c6daf",
+    "zh/MedQA-4op": "6021abe2e1a2f81e6a358b5aa033df7eda170cf148bbd87529036556badff02f",
+}
+
 
 def exam(shared_data: Path, name: str) -> Exam:
     return load_exam(name, str(shared_data / "benchmarks" / "elaine"))
@@ -47,6 +62,7 @@ def test_constant_letters_and_an_oracle_get_what_was_measured(shared_data: Path,
     assert (best, percent(right[best] / len(sitting.items))) == (letter, majority)
     oracle = scored(sitting, lambda item: ",".join(item.answer) + "\n")
     assert percent(oracle["accuracy"]["value"]) == ceiling
+    assert oracle["prompts_sha256"] == PROMPTS[name]
     assert oracle["questions"] == count == len(sitting.exam.items) - 5
     assert (percent(oracle["ceiling"]), percent(oracle["chance"])) == (ceiling, chance)
     assert (oracle["majority"]["answer"], percent(oracle["majority"]["accuracy"])) == (letter, majority)
@@ -132,6 +148,7 @@ ODD = [
     ("ガ", "ｶﾞ", False),
     ("、a", "､", False),
     ("’", "'", False),
+    ("＼", "\\", False),
     (None, "NA", False),
 ]
 
