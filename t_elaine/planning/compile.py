@@ -5,6 +5,7 @@ Reads no costs (`costs`) and judges nothing (`answer`).
 
 import os
 import re
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +19,7 @@ from typing import Any, TypeVar
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
+from t_elaine import paths
 from t_elaine.errors import UserError
 from t_elaine.training.compilation import check_option, too_large
 from t_elaine.training.step import Step, batch_shapes
@@ -25,6 +27,7 @@ from t_elaine.training.step import Step, batch_shapes
 # What the compiler's dump is called, after the program's name.
 ASSIGNMENT, LIVES, PROGRAM = "buffer-assignment.txt", "live-range.txt", "after_optimizations.txt"
 CODE = "after_codegen.txt"  # the same with what instructions cost
+DUMPS = "t-elaine-plan-"  # folders of dumps, by process
 Found = TypeVar("Found")
 
 
@@ -80,8 +83,9 @@ def compile_step(step: Step, shape: tuple[int, int, int]) -> Compiled | TooLarge
     """
     begun = time.perf_counter()
     lowered = step.run.lower(step.state_shapes, batch_shapes(*shape, step.batch_sharding))
-    # Clearing up may fail: after an interrupt the compiler still dumps.
-    with tempfile.TemporaryDirectory(prefix="t-elaine-plan-", ignore_cleanup_errors=True) as folder, compiled_anew():
+    clear_dumps()
+    prefix = f"{DUMPS}{os.getpid()}-"
+    with tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as folder, compiled_anew():
         dump: Any = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
         try:
             done = interruptible(lambda: lowered.compile(compiler_options=dump))
@@ -99,6 +103,14 @@ def compile_step(step: Step, shape: tuple[int, int, int]) -> Compiled | TooLarge
             lives=_dumped(folder, LIVES),
             seconds=time.perf_counter() - begun,
         )
+
+
+def clear_dumps() -> None:
+    """Remove what processes that are gone left: after an interrupt a compiler dumps on while its folder is cleared."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{DUMPS}*-*"):
+        maker = folder.name[len(DUMPS) :].partition("-")[0]
+        if maker.isdecimal() and not paths.runs(int(maker)):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def interruptible(work: Callable[[], Found]) -> Found:

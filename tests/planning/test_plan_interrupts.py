@@ -4,12 +4,15 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
+from t_elaine.planning import compile
 
 # Layers one by one: minutes for the compiler.
 LONG = [
@@ -59,26 +62,39 @@ def gone(group: int, seconds: float) -> bool:
     return not lives(group)
 
 
+def cleared(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether the next plan finds nothing of one that is gone; the folder of one at work stays."""
+    ours = temporary / f"{compile.DUMPS}{os.getpid()}-abc"
+    ours.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    compile.clear_dumps()
+    return list(temporary.iterdir()) == [ours]
+
+
 @pytest.mark.parametrize(
     ("number", "code", "by"), [(signal.SIGTERM, 143, "SIGTERM"), (signal.SIGINT, 130, "the keyboard")]
 )
-def test_a_compile_is_left_at_once(tmp_path: Path, number: int, code: int, by: str) -> None:
+def test_a_compile_is_left_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, code: int, by: str
+) -> None:
     with compiling(tmp_path, "--hlo_out=step.hlo") as process:
         begun = time.monotonic()
         process.send_signal(number)
         told = process.communicate(timeout=60)[1]
-        assert time.monotonic() - begun < 3, "about a second, on a busy machine"
+        assert time.monotonic() - begun < 30, "about a second; the compiler would take minutes"
         assert process.returncode == code and f"stopped by {by}; " in told and "Traceback" not in told
-    assert list((tmp_path / "temporary").iterdir()) == [] and not list(tmp_path.glob("*step.hlo*"))
+    assert not list(tmp_path.glob("*step.hlo*"))
+    assert cleared(tmp_path / "temporary", monkeypatch)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_the_trials_of_a_search_do_not_outlive_it(tmp_path: Path, number: int) -> None:
+def test_the_trials_of_a_search_do_not_outlive_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     with compiling(tmp_path, *SEARCH) as process:
         process.send_signal(number)
         told = process.communicate(timeout=60)[1]
         assert gone(process.pid, 5)
         assert process.returncode == (143 if number == signal.SIGTERM else -signal.SIGKILL)
         assert ("stopped by SIGTERM; trials" in told) == (number == signal.SIGTERM)
-    assert list((tmp_path / "temporary").iterdir()) == [] and list((tmp_path / "kept").iterdir()) == []
+    assert list((tmp_path / "kept").iterdir()) == []
+    assert cleared(tmp_path / "temporary", monkeypatch)
