@@ -165,7 +165,7 @@ def _table(found: Passages, chosen: np.ndarray, width: int, suite: np.ndarray, c
     in_suite = (holders // len(suite)) * suites + suite[holders % len(suite)]
     counts = np.bincount(in_suite, minlength=suites * len(grams.hashes))
     counted = counts[of * suites + suite[cut["item"]]] <= common
-    passage = np.unique(np.stack([of, cut["item"], cut["first"], cut["last"]])[:, counted], axis=1)
+    passage = _different(np.stack([of, cut["item"], cut["first"], cut["last"]])[:, counted])
     kept = np.bincount(passage[0], minlength=len(grams.hashes))
     return Table(
         grams=only(grams, found.text, kept > 0),
@@ -174,6 +174,14 @@ def _table(found: Passages, chosen: np.ndarray, width: int, suite: np.ndarray, c
         first=passage[2],
         last=passage[3],
     )
+
+
+def _different(columns: np.ndarray) -> np.ndarray:
+    """The different columns of int64 [4, n], ascending (np.unique over an axis takes ten times as long)."""
+    columns = columns[:, np.lexsort(columns[::-1])]
+    new = np.ones(columns.shape[1], bool)
+    new[1:] = (columns[:, 1:] != columns[:, :-1]).any(axis=0)
+    return columns[:, new]
 
 
 def _pairs(gram: np.ndarray, item: np.ndarray, items: int) -> np.ndarray:

@@ -97,10 +97,10 @@ def look_through(
         known = {suite.name: _kept(cache, place, suite, settings) for suite in suites}
         missing = [suite for suite in suites if known[suite.name] is None]
         if missing:
-            index = _index(tuple(missing), settings)
+            index = kept_index(tuple(missing), settings)
             _check_there(place)
             say(f"looking for {len(index.ids)} exam questions in {place.name}")
-            hits = _scan(place, tuple(missing), settings, workers)
+            hits = _scan(place, index, workers or os.cpu_count() or 1)
             for suite, part in zip(missing, by_suite(index, hits), strict=True):
                 known[suite.name] = part
                 _keep(cache, place, suite, settings, part)
@@ -177,19 +177,20 @@ def _keep(cache: str, place: Place, suite: ExamItems, settings: Overlap, found: 
 
 
 @functools.lru_cache(maxsize=1)
-def _index(suites: tuple[ExamItems, ...], settings: Overlap) -> Index:
+def kept_index(suites: tuple[ExamItems, ...], settings: Overlap) -> Index:
+    """The index of suites, made once for all places."""
     return overlap.build_index(suites, settings)
 
 
-def _scan(place: Place, suites: tuple[ExamItems, ...], settings: Overlap, workers: int) -> Hits:
-    cores = workers or os.cpu_count() or 1
+def _scan(place: Place, index: Index, cores: int) -> Hits:
     works = _works(place, cores)
-    index = _index(suites, settings)
     if cores == 1 or len(works) == 1:
-        return overlap.merge(index, (_look(work, suites, settings) for work in works))
-    with ProcessPoolExecutor(min(cores, len(works)), mp_context=get_context("spawn")) as pool:
-        look = functools.partial(_look, suites=suites, settings=settings)
-        return overlap.merge(index, pool.map(look, works))
+        return _look(works, index)
+    # One task a process, so that the index is sent to each of them once.
+    share = -(-len(works) // cores)
+    tasks = [works[first : first + share] for first in range(0, len(works), share)]
+    with ProcessPoolExecutor(len(tasks), mp_context=get_context("spawn")) as pool:
+        return overlap.merge(index, pool.map(functools.partial(_look, index=index), tasks))
 
 
 def _works(place: Place, cores: int) -> list[Work]:
@@ -204,8 +205,8 @@ def _works(place: Place, cores: int) -> list[Work]:
     ] or [Work(place=place, file="")]
 
 
-def _look(work: Work, suites: tuple[ExamItems, ...], settings: Overlap) -> Hits:
-    return overlap.scan(_index(suites, settings), _documents(work))
+def _look(works: Sequence[Work], index: Index) -> Hits:
+    return overlap.merge(index, (overlap.scan(index, _documents(work)) for work in works))
 
 
 def _documents(work: Work) -> Iterator[tuple[str, str]]:
