@@ -4,6 +4,7 @@ import collections
 import importlib.metadata
 import importlib.util
 import os
+import signal
 from pathlib import Path
 
 from tests.compiled_folder import compiled_folder
@@ -18,6 +19,9 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 # Offline: a test that reaches for a hub must fail, not wait.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# A shell starts what it puts into the background deaf to Ctrl-C, and so would be all that the tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 # PyTorch's CUDA wheels bring Triton. Triton and TensorFlow each carry an LLVM, and the process crashes if TensorFlow is
 # loaded first; some tests load TensorFlow and a later one PyTorch.
 if importlib.util.find_spec("triton"):
