@@ -10,8 +10,9 @@ import json
 import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from t_elaine.data.overlap import Hits, Index, Overlap
 from t_elaine.data.sources import Source
 from t_elaine.data.store import MANIFEST, file_sha256, open_store
 from t_elaine.data.vocabulary import Vocabulary, load_vocabulary
+from t_elaine.data.workers import begin_worker
 from t_elaine.errors import UserError
 
 ABSENT = "the store"
@@ -189,8 +191,18 @@ def _scan(place: Place, index: Index, cores: int) -> Hits:
     # One task a process, so that the index is sent to each of them once.
     share = -(-len(works) // cores)
     tasks = [works[first : first + share] for first in range(0, len(works), share)]
-    with ProcessPoolExecutor(len(tasks), mp_context=get_context("spawn")) as pool:
+    pool = ProcessPoolExecutor(len(tasks), mp_context=get_context("spawn"), initializer=begin_worker)
+    try:
         return overlap.merge(index, pool.map(functools.partial(_look, index=index), tasks))
+    except KeyboardInterrupt:
+        for worker in active_children():
+            worker.kill()  # whoever ends this command does not wait for them
+        raise
+    except BrokenProcessPool as error:
+        mend = "give evaluate.contamination = False, or more memory"
+        raise UserError("a process that looked for exam questions was killed", place.path, mend) from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _works(place: Place, cores: int) -> list[Work]:

@@ -184,7 +184,7 @@ def _map(shards: list[Shard], workers: int) -> Iterator[Shard]:
             prepare_shard(shard)
             yield shard
         return
-    pool = ProcessPoolExecutor(min(workers, len(shards)), mp_context=get_context("spawn"), initializer=_begin_worker)
+    pool = ProcessPoolExecutor(min(workers, len(shards)), mp_context=get_context("spawn"), initializer=begin_worker)
     try:
         futures = {pool.submit(prepare_shard, shard): shard for shard in shards}
         for future in as_completed(futures):
@@ -201,7 +201,7 @@ def _map(shards: list[Shard], workers: int) -> Iterator[Shard]:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _begin_worker() -> None:
+def begin_worker() -> None:
     """Leave Ctrl-C and SIGTERM to the parent, and end with it: an orphan would wait for work for ever."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)

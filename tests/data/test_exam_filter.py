@@ -139,3 +139,10 @@ def test_wrong_settings_and_places_are_refused(tmp_path: Path) -> None:
         make_filter((str(exams),), "drop", None)
     assert caught.value.where.endswith("one.jsonl:1")
     assert make_filter((), "drop", None) is None
+
+
+def test_several_processes_find_what_one_finds(tmp_path: Path) -> None:
+    place, _ = prepared(tmp_path, "count")
+    suites = [read_suite(path) for path in sorted((tmp_path / "exams").glob("*.jsonl"))]
+    one, two = (trained_texts.look_through([place], suites, Overlap(), "", n, lambda said: None) for n in (1, 2))
+    assert one == two and one["texts"]["one"]["items"]
