@@ -7,14 +7,15 @@ from typing import Any
 
 from rich.console import Console
 
-from t_elaine import cli
+from t_elaine import cli, examined
 from t_elaine.data.overlap import Overlap
 from t_elaine.evaluation import contamination as contaminated
-from t_elaine.evaluation import engines, kept, runner, summary, table
+from t_elaine.evaluation import engines, generated, kept, runner, summary, table
 from t_elaine.model.config import ComputeConfig
 from t_elaine.parallel.mesh import MeshConfig, make_mesh
 
-FLAGS = ("checkpoint", "parent", "stores", "exams", "limit", "batch_rows", "trained_on", "name", "to", "overwrite")
+FLAGS = ("checkpoint", "parent", "stores", "exams", "suites_dir", "protocols", "limit", "batch_rows")
+WHERE = ("trained_on", "name", "to", "overwrite")
 COMPUTE = ComputeConfig(dtype="float32", remat="none", attention="blocked", loss_chunk=128)
 LENGTH = 2048
 EXAMS = ("samples/en", "samples/ja", "samples/zh")
@@ -26,7 +27,8 @@ def evaluate(
     parent: str = "",
     stores: tuple[str, ...] = (),
     exams: tuple[str, ...] = EXAMS,
-    protocol: str = "likelihood",
+    suites_dir: str = "",
+    protocols: tuple[str, ...] = (runner.LIKELIHOOD,),
     split: str = "validation",
     limit: int = 0,
     batch_rows: int = 8,
@@ -50,8 +52,10 @@ def evaluate(
         checkpoint: the model: RUN_DIR, RUN_DIR/checkpoints/STEP, or a folder in Hugging Face format
         parent: a second model to compare with, item by item
         stores: token stores whose held-out documents give bits-per-byte
-        exams: samples/en, samples/ja, samples/zh, or .jsonl files in ELAINE's layout (ja:FILE where no folder says ja)
-        protocol: how exams are asked; the name of a file of prompts
+        exams: samples/en, samples/ja, samples/zh, published ones such as en/MedQA, or .jsonl files in ELAINE's layout
+            (ja:FILE where no folder says ja)
+        suites_dir: folder of the published exams, as their repository has it
+        protocols: how exams are asked: likelihood, official, repaired; answers in text are kept one by one
         split: "validation" or "train"
         limit: documents of each store and questions of each exam; 0 takes all
         batch_rows: rows at a time on all devices together; changes speed only
@@ -70,7 +74,7 @@ def evaluate(
     models = [engines.open_model(path) for path in (checkpoint, parent) if path]
     length = sequence_length or min(LENGTH, *(model.config.max_position for model in models))
     compute = compute or COMPUTE
-    material = runner.gather(stores, exams, split, limit, protocol)
+    material = runner.gather(stores, exams, split, limit, protocols, suites_dir)
     scored: dict[str, Any] = {"sequence_length": length, "dtype": compute.dtype}
     trained = contaminated.trained_on(models[0], trained_on, contamination)
     overlap = overlap or Overlap()
@@ -81,24 +85,23 @@ def evaluate(
     result = runner.existing(path, identity, overwrite)
     if result is None:
         with runner.writable(path):
-            devices = make_mesh(mesh or MeshConfig())
             how: dict[str, Any] = {"batch_rows": batch_rows, "length": length, "console": console}
-            judged = []
-            for model in models:
-                judge = partial(runner.judge, model, material, devices, compute, **how)
-                judged.append(kept.kept_or_judged(path, model, material, scored, judge, console))
+            judge = partial(runner.judge, mesh=make_mesh(mesh or MeshConfig()), compute=compute, **how)
+            judged = kept.all_judged(path, models, material, scored, judge, console)
             seen = contaminated.look(trained, material.suites, overlap, path.rpartition("/")[0], say=console.print)
             result = summary.result(judged, material, identity, seen)
+            result |= examined.sit_all(models, material, mesh, compute.dtype, batch_rows, path, identity, console)
             runner.save(path, result)
             kept.clear(path)
     table.show(result, console)
+    generated.show(result.get("generated", {}), console)
     console.print(f"result: {path}", soft_wrap=True, highlight=False)
     return 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """`t-elaine evaluate`."""
-    return cli.run("evaluate", argv, flags=FLAGS)
+    return cli.run("evaluate", argv, flags=FLAGS + WHERE)
 
 
 if __name__ == "__main__":

@@ -89,14 +89,20 @@ def open_writer(model: Model, mesh: MeshConfig | None, compute: ComputeConfig, r
         compute: dtype.
         rows: answers at a time.
     """
-    folders = [model.path]
-    if model.kind == "run":
-        run_dir = reading.resolve(model.path)[0]
-        folders = [paths.join(run_dir, "vocabulary"), paths.join(run_dir, "parent"), run_dir]
     devices = make_mesh(mesh or default_mesh(model.config, jax.device_count()))
     params = model.load(devices)
     engine = make_engine(params, model.config, compute, devices, model.vocabulary, rows=rows, donate=True)
-    return Writer(model=model, manners=read_manners(folders, model.vocabulary), engine=engine, compute=compute)
+    return Writer(
+        model=model, manners=read_manners(small_files(model), model.vocabulary), engine=engine, compute=compute
+    )
+
+
+def small_files(model: Model) -> list[str]:
+    """Folders of what lies beside its weights (templates, end ids), the ones to be believed first."""
+    if model.kind != "run":
+        return [model.path]
+    run_dir = reading.resolve(model.path)[0]
+    return [paths.join(run_dir, "vocabulary"), paths.join(run_dir, "parent"), run_dir]
 
 
 def default_mesh(config: LlamaConfig, devices: int) -> MeshConfig:

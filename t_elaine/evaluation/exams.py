@@ -29,11 +29,16 @@ def sittings(exams: Sequence[Exam], protocols: Sequence[str], limit: int = 0) ->
     Raises:
         UserError: an unknown protocol, or an exam that cannot be asked under one.
     """
-    for name in protocols:
-        if name not in ASKED:
-            mend = f"give some of {', '.join(ASKED)}; official-rescored comes with official"
-            raise UserError(f"no protocol that generates is called {name!r}", "protocols", mend)
+    check_protocols(protocols)
     return [ASKED[name](exam, limit) for exam in exams for name in protocols]
+
+
+def check_protocols(names: Sequence[str]) -> None:
+    """Raise UserError for a name that is none of ASKED."""
+    for name in names:
+        if name not in ASKED:
+            mend = f"give likelihood or some of {', '.join(ASKED)}; official-rescored comes with official"
+            raise UserError(f"no protocol that generates is called {name!r}", "protocols", mend)
 
 
 def take(
@@ -50,7 +55,7 @@ def take(
 
     Args:
         asked: from `sittings`.
-        engine: gives what answers a sitting (its end ids may depend on the protocol).
+        engine: gives what answers a sitting (end ids may depend on the protocol); called where an answer is missing.
         folder: for the answers' files.
         identity: plain data of what answers depend on beside prompts and sampling, as model, dtype, engine, versions.
         resamples, seed: of the bootstrap.
@@ -65,10 +70,15 @@ def take(
     rows = []
     for sitting in asked:
         path = paths.join(folder, answers.file_name(sitting, identity))
-        found = answers.collect(engine(sitting), sitting, path, done)
+        found = answers.collect(_later(engine, sitting), sitting, path, done)
         scored = [sitting]
         if sitting.protocol == official.NAME:
             again = repaired.rescored(sitting)
             scored += [again] if again.items else []  # few items may all be such as cannot be scored
         rows += [{**grading.score(one, found, resamples, seed), "answers": path.rpartition("/")[2]} for one in scored]
     return rows
+
+
+def _later(engine: Callable[[Sitting], Write], sitting: Sitting) -> Write:
+    """An engine that is made at its first prompt: where all answers are kept, no model is loaded."""
+    return lambda prompts, sampling: engine(sitting)(prompts, sampling)

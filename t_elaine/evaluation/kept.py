@@ -6,6 +6,7 @@ One file a model, named by all that its scores depend on; all of them go when th
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,20 @@ from t_elaine.evaluation.engines import Model
 from t_elaine.evaluation.runner import ExamScores, Judged, Material
 
 MARK = ".scores-"
+
+
+def all_judged(
+    path: str,
+    models: Sequence[Model],
+    material: Material,
+    settings: dict[str, Any],
+    judge: Callable[[Model, Material], Judged],
+    console: Console,
+) -> list[Judged]:
+    """Each model judged, now or by an earlier start; see `kept_or_judged`."""
+    return [
+        kept_or_judged(path, model, material, settings, partial(judge, model, material), console) for model in models
+    ]
 
 
 def kept_or_judged(

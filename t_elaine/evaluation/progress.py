@@ -12,10 +12,10 @@ Done = Callable[[int], None]
 
 
 @contextmanager
-def progress(console: Console, label: str, total: int) -> Iterator[Done]:
+def progress(console: Console, label: str, total: int, unit: str = "tokens") -> Iterator[Done]:
     """What is inside tells the yielded function the tokens of each batch; `total`: of all of them."""
     if not console.is_terminal:
-        yield _lines(console, label, total)
+        yield _lines(console, label, total, unit)
         return
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f}%"))
     with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
@@ -23,8 +23,8 @@ def progress(console: Console, label: str, total: int) -> Iterator[Done]:
         yield lambda tokens: bar.advance(task, tokens)
 
 
-def _lines(console: Console, label: str, total: int) -> Done:
-    console.print(f"{label}: {total:,} tokens", highlight=False, soft_wrap=True)
+def _lines(console: Console, label: str, total: int, unit: str) -> Done:
+    console.print(f"{label}: {total:,} {unit}", highlight=False, soft_wrap=True)
     began = told = time.monotonic()
     count = 0
 

@@ -21,20 +21,23 @@ from t_elaine.checkpoints import reading
 from t_elaine.data.store import Store, open_store, verify_store
 from t_elaine.data.vocabulary import Vocabulary
 from t_elaine.errors import UserError
-from t_elaine.evaluation import bits_per_byte, protocols, scoring, suites
+from t_elaine.evaluation import bits_per_byte, items, protocols, scoring, suites
+from t_elaine.evaluation import exams as generating
 from t_elaine.evaluation.bits_per_byte import Document, Held
 from t_elaine.evaluation.engines import Engine, Model, make_engine, score
 from t_elaine.evaluation.progress import Done, progress
 from t_elaine.evaluation.protocols import LikelihoodProtocol, Request
+from t_elaine.evaluation.sitting import Sitting
 from t_elaine.evaluation.suites import Suite
 from t_elaine.model.config import ComputeConfig
 
 FORMAT = 1
+LIKELIHOOD = "likelihood"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Material:
-    """What models are judged on. `held`: a list of documents a store."""
+    """What models are judged on. `held`: a list of documents a store; `sittings`: exams that are answered in text."""
 
     stores: tuple[Store, ...]
     held: tuple[list[Document], ...]
@@ -42,6 +45,7 @@ class Material:
     suites: tuple[Suite, ...]
     protocol: LikelihoodProtocol
     limit: int
+    sittings: tuple[Sitting, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,14 +66,31 @@ class Judged:
     exams: list[ExamScores]
 
 
-def gather(stores: Sequence[str], exams: Sequence[str], split: str, limit: int, protocol: str) -> Material:
-    """Open stores and exams. `limit`: documents of each store and questions of each exam, 0 for all.
+def gather(
+    stores: Sequence[str],
+    exams: Sequence[str],
+    split: str,
+    limit: int,
+    ways: Sequence[str] = (LIKELIHOOD,),
+    suites_dir: str = "",
+) -> Material:
+    """Open stores and exams.
+
+    Args:
+        stores, split: of the held-out text.
+        exams: see `suites.load_suite`.
+        limit: documents of each store and questions of each exam, 0 for all.
+        ways: protocols of the exams, LIKELIHOOD or of `exams.ASKED`.
+        suites_dir: folder of the published exams.
 
     Raises:
-        UserError: nothing to judge by, a store that is damaged, or a store or exam that cannot be read.
+        UserError: nothing to judge by, an unknown protocol, a store that is damaged, or a store or exam that cannot be
+            read.
     """
-    if not stores and not exams:
+    if not stores and not (exams and ways):
         raise UserError("there is nothing to judge by", "evaluate", "give --stores=FOLDER,… or --exams=samples/en,…")
+    written = [way for way in ways if way != LIKELIHOOD]
+    generating.check_protocols(written)
     opened = tuple(open_store(folder) for folder in stores)
     for folder in stores:
         verify_store(folder, split)
@@ -77,9 +98,15 @@ def gather(stores: Sequence[str], exams: Sequence[str], split: str, limit: int, 
         stores=opened,
         held=tuple(bits_per_byte.documents(store, split, limit) for store in opened),
         split=split,
-        suites=tuple(suites.load_suite(spec, limit) for spec in exams),
-        protocol=protocols.load_protocol(protocol),
+        suites=tuple(suites.load_suite(spec, limit, suites_dir) for spec in exams if LIKELIHOOD in ways),
+        protocol=protocols.load_protocol(LIKELIHOOD),
         limit=limit,
+        sittings=tuple(
+            sitting
+            for spec in exams
+            if written
+            for sitting in generating.sittings([items.load_exam(spec, suites_dir)], written, limit)
+        ),
     )
 
 
@@ -98,6 +125,8 @@ def judge(
     Raises:
         UserError: a store was made with another vocabulary, or the model cannot take rows of this length.
     """
+    if not material.stores and not material.suites:
+        return Judged(model=model, held=[], exams=[])
     for store in material.stores:
         check_vocabulary(store, model)
     before = begins(material, model.vocabulary)
@@ -191,8 +220,14 @@ def identity(material: Material, models: Sequence[Model], settings: dict[str, An
         "exams": {suite.name: suite.sha256 for suite in material.suites},
         "protocol": material.protocol.sha256,
         "limit": material.limit,
+        **({"generated": _asked(material.sittings)} if material.sittings else {}),
         **settings,
     }
+
+
+def _asked(sittings: Sequence[Sitting]) -> dict[str, list[str]]:
+    """All that is asked and how it is graded, by exam and protocol."""
+    return {f"{one.exam.name} {one.protocol}": [one.prompts_sha256, one.rules.sha256] for one in sittings}
 
 
 def digest(content: Any) -> str:

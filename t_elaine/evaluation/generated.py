@@ -1,0 +1,50 @@
+"""Scores of exams that were answered in text, as a table for a terminal. Prints what the result says."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from t_elaine.evaluation.table import interval
+
+COLUMNS = ("best", "chance", "always", "no answer", "length")
+
+
+def show(generated: Mapping[str, Sequence[Mapping[str, Any]]], console: Console) -> None:
+    """Print a table a protocol: a row an exam, in per cent right; `generated`: side → scores."""
+    sides = list(generated)
+    names = dict.fromkeys(row["protocol"] for rows in generated.values() for row in rows)
+    for name in names:
+        by_side = [[row for row in generated[side] if row["protocol"] == name] for side in sides]
+        table = Table(title=f"{name}, % right", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+        table.add_column("exam", overflow="fold")
+        for column in ("n", *sides, *COLUMNS):
+            table.add_column(column, justify="right", no_wrap=True)
+        for rows in zip(*by_side, strict=True):
+            if rows[0]["questions"]:
+                table.add_row(rows[0]["suite"], f"{rows[0]['questions']:,}", *_cells(rows))
+        console.print(table)
+    if names:
+        told = "best: that any answers can get; chance: drawn; always: the best constant answer; no answer: share of "
+        told += "answers in which none was found; length: characters; prompts' digests stand in the result"
+        console.print(f"[dim]{told}[/dim]")
+    for side, rows in generated.items():
+        for row in rows:
+            if row["unanswered"]:
+                what = f"{row['suite']}, {row['protocol']}, {side}: no answer to {len(row['unanswered'])} of "
+                what += f"{len(row['items'])} items, whose prompts are longer than the context; they count as wrong; "
+                console.print(f"{what}the first is {row['unanswered'][0]}", highlight=False)
+
+
+def _cells(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    first, most = rows[0], rows[0]["majority"]
+    return [
+        *(interval(row["accuracy"], 2, 100) for row in rows),
+        f"{100 * first['ceiling']:.2f}",
+        f"{100 * first['chance']:.2f}",
+        f"{most['answer']} {100 * most['accuracy']:.2f}",
+        f"{100 * first['unparsable']:.1f}",
+        f"{first['answer_characters']:.0f}",
+    ]
