@@ -1,4 +1,4 @@
-"""Scores of exams that were answered in text, as a table for a terminal. Prints what the result says."""
+"""Scores of exams that were answered in text, as tables for a terminal of 80 columns. Prints what the result says."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,7 +9,10 @@ from rich.table import Table
 
 from t_elaine.evaluation.table import interval
 
-COLUMNS = ("best", "chance", "always", "no answer", "length")
+LEGEND = (
+    "limits: the best that any answers can get / drawn / the best constant answer; none: % of answers in which none "
+    "was found; length: characters of an answer; prompts' digests and all answers stand with the result"
+)
 
 
 def show(generated: Mapping[str, Sequence[Mapping[str, Any]]], console: Console) -> None:
@@ -18,18 +21,18 @@ def show(generated: Mapping[str, Sequence[Mapping[str, Any]]], console: Console)
     names = dict.fromkeys(row["protocol"] for rows in generated.values() for row in rows)
     for name in names:
         by_side = [[row for row in generated[side] if row["protocol"] == name] for side in sides]
-        table = Table(title=f"{name}, % right", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
-        table.add_column("exam", overflow="fold")
-        for column in ("n", *sides, *COLUMNS):
+        table = Table(
+            title=f"{name}, % right", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False
+        )
+        table.add_column("exam", no_wrap=True, min_width=12)
+        for column in ("n", *sides, "limits", "none", *(("length",) if len(sides) == 1 else ())):
             table.add_column(column, justify="right", no_wrap=True)
         for rows in zip(*by_side, strict=True):
             if rows[0]["questions"]:
                 table.add_row(rows[0]["suite"], f"{rows[0]['questions']:,}", *_cells(rows))
         console.print(table)
     if names:
-        told = "best: that any answers can get; chance: drawn; always: the best constant answer; no answer: share of "
-        told += "answers in which none was found; length: characters; prompts' digests stand in the result"
-        console.print(f"[dim]{told}[/dim]")
+        console.print(f"[dim]{LEGEND}[/dim]")
     for side, rows in generated.items():
         for row in rows:
             if row["unanswered"]:
@@ -40,11 +43,7 @@ def show(generated: Mapping[str, Sequence[Mapping[str, Any]]], console: Console)
 
 def _cells(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     first, most = rows[0], rows[0]["majority"]
-    return [
-        *(interval(row["accuracy"], 2, 100) for row in rows),
-        f"{100 * first['ceiling']:.2f}",
-        f"{100 * first['chance']:.2f}",
-        f"{most['answer']} {100 * most['accuracy']:.2f}",
-        f"{100 * first['unparsable']:.1f}",
-        f"{first['answer_characters']:.0f}",
-    ]
+    limits = f"{100 * first['ceiling']:.0f}/{100 * first['chance']:.0f}/{100 * most['accuracy']:.0f} {most['answer']}"
+    cells = [interval(first["accuracy"], 2, 100), *(f"{100 * row['accuracy']['value']:.2f}" for row in rows[1:])]
+    cells += [limits, f"{100 * first['unparsable']:.1f}"]
+    return cells if len(rows) > 1 else [*cells, f"{first['answer_characters']:.0f}"]

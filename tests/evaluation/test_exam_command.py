@@ -1,15 +1,17 @@
 """The command with protocols that generate: one result, kept answers, a second start that asks nothing."""
 
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from t_elaine import examined, writing
 from t_elaine.errors import UserError
 from t_elaine.evaluate import evaluate
-from t_elaine.evaluation import generating
+from t_elaine.evaluation import generated, generating
 from tests.evaluation import making
 from tests.evaluation.test_command import SETTINGS
 from tests.evaluation.test_official import record, write
@@ -92,3 +94,24 @@ def test_a_prompt_longer_than_the_context_is_named(place: Path, capsys: pytest.C
 def test_an_unknown_protocol_is_told_before_anything_is_loaded(place: Path) -> None:
     with pytest.raises(UserError, match=r"'offical'(.|\n)*give likelihood or some of official, repaired"):
         evaluate(checkpoint=str(place / "child"), exams=("samples/en",), protocols=("offical",))
+
+
+@pytest.mark.parametrize("sides", [("child",), ("child", "parent")])
+def test_tables_fit_a_terminal(sides: tuple[str, ...]) -> None:
+    row = {
+        "suite": "en/MedQA-4op",
+        "protocol": "official-rescored",
+        "questions": 1268,
+        "accuracy": {"value": 0.4321, "low": 0.4011, "high": 0.4655},
+        "ceiling": 1.0,
+        "chance": 0.25,
+        "majority": {"answer": "a", "accuracy": 0.2784},
+        "unparsable": 0.125,
+        "answer_characters": 31.4,
+        "unanswered": [],
+    }
+    file = io.StringIO()
+    generated.show({side: [row] for side in sides}, Console(file=file, width=80))
+    (line,) = (line for line in file.getvalue().split("\n") if "MedQA" in line)
+    wanted = ["en/MedQA-4op", "1,268", "43.21", "[40.11–46.55]", *(["43.21"] if len(sides) > 1 else [])]
+    assert line.split() == [*wanted, "100/25/28", "a", "12.5", *(["31"] if len(sides) == 1 else [])]
