@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from t_elaine.data.store import Labels, Row, ShardWriter, file_sha256, open_store, write_manifest
+from t_elaine.data.store import Labels, Row, ShardWriter, open_store, write_manifest
 from t_elaine.evaluation.bits_per_byte import documents as held_documents
+from t_elaine.paths import file_sha256
 
 
 def cut_store(store: Path, target: Path, documents: int, tokens: int) -> Path:

@@ -175,11 +175,9 @@ def data_record(data: Mixture) -> dict[str, Any]:
     record = {}
     for folder in data.stores:
         store = open_store(folder)
-        with paths.open_file(paths.join(folder, MANIFEST)) as handle:
-            digest = hashlib.sha256(handle.read()).hexdigest()
         record[store.name] = {
             "folder": os.fspath(folder),
-            "manifest_sha256": digest,
+            "manifest_sha256": paths.file_sha256(paths.join(folder, MANIFEST)),
             "vocabulary_sha256": store.vocabulary["sha256"],
             "shards": store.digests(),
             **origin(store.manifest),

@@ -5,6 +5,7 @@ Nothing here imports TensorFlow.
 """
 
 import atexit
+import hashlib
 import os
 import re
 import shutil
@@ -124,6 +125,12 @@ def read_range(path: PathLike, start: int, stop: int) -> bytes:
             return handle.read(stop - start)
     with answering(path):
         return bytes(filesystem(path).cat_file(os.fspath(path), start=start, end=stop))
+
+
+def file_sha256(path: PathLike) -> str:
+    """The sha256, in hex, of a local or remote file, read in pieces."""
+    with answering(path), open_file(path) as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
 def listing(path: PathLike) -> list[str]:

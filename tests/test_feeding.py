@@ -13,12 +13,11 @@ from t_elaine.data.store import read_manifest, write_manifest
 # Two processes compare stores as train does, print what they read, and wait for each other as train does afterwards.
 COMPARING = """
 import sys
-from t_elaine import cli, feeding
-from t_elaine.data import store
+from t_elaine import cli, feeding, paths
 from t_elaine.parallel import agreement
 from t_elaine.parallel.hosts import Hosts, together
-digest = store.file_sha256
-store.file_sha256 = lambda path: print("read", path, flush=True) or digest(path)
+digest = paths.file_sha256
+paths.file_sha256 = lambda path: print("read", path, flush=True) or digest(path)
 def main():
     with together(Hosts(), {}, ""):
         feeding.compare(("alpha", "beta"))

@@ -22,7 +22,8 @@ GROUPS = [("en", "textbook"), ("ja", "guideline"), ("zh", "web text")]
 
 def make_store(folder: Path, documents: int = 150, seed: int = 0, vocabulary: str = "v" * 64) -> Path:
     """A store of random documents in three languages; id 0 is special (no bytes), the others have 1 to 3 bytes."""
-    from t_elaine.data.store import Labels, Row, ShardWriter, file_sha256, write_manifest
+    from t_elaine.data.store import Labels, Row, ShardWriter, write_manifest
+    from t_elaine.paths import file_sha256
 
     rng = np.random.default_rng([seed, *hashlib.sha256(folder.name.encode()).digest()[:4]])
     labels = Labels(

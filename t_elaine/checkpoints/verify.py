@@ -4,7 +4,6 @@ An Orbax data file with a flipped bit restores silently; only a digest tells. Ea
 wrote (`digests.json` by process 0, `digests.<p>.json` by process p), so that sealing needs no second reader.
 """
 
-import hashlib
 import json
 import os
 import re
@@ -31,16 +30,6 @@ def files_under(folder: str) -> list[str]:
             for name in files
         ]
     return sorted(n for n in names if not DIGEST_NAME.fullmatch(n) and not os.path.basename(n).startswith(".writing-"))
-
-
-def sha256(path: str) -> tuple[int, str]:
-    """(size in bytes, sha256 in hex) of one file, read in pieces of 4 MiB."""
-    digest, size = hashlib.sha256(), 0
-    with paths.open_file(path) as handle:
-        while piece := handle.read(1 << 22):
-            digest.update(piece)
-            size += len(piece)
-    return size, digest.hexdigest()
 
 
 def writer_of(name: str, processes: int) -> int:
@@ -79,9 +68,13 @@ def await_files(wanted: Iterable[str], wait_seconds: float) -> None:
 
 def digests(folder: str, names: list[str]) -> dict[str, dict[str, object]]:
     """Size and sha256 by name; files are hashed four at a time, since hashing frees the interpreter."""
+
+    def look(name: str) -> dict[str, object]:
+        path = paths.join(folder, name)
+        return {"bytes": paths.size(path), "sha256": paths.file_sha256(path)}
+
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda name: sha256(paths.join(folder, name)), names))
-    return {name: {"bytes": size, "sha256": digest} for name, (size, digest) in zip(names, found, strict=True)}
+        return dict(zip(names, pool.map(look, names), strict=True))
 
 
 def recorded(folder: str) -> dict[str, dict[str, object]]:

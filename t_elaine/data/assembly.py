@@ -27,7 +27,6 @@ from t_elaine.data.store import (
     DocBatch,
     Row,
     ShardWriter,
-    file_sha256,
     read_manifest,
     read_shard,
     write_json,
@@ -211,7 +210,7 @@ def _train_files(
             files.append((path, "train", report["sha256"]["train"]))
         else:
             _copy_rows([part], path, work, keep)
-            files.append((path, "train", file_sha256(path)))
+            files.append((path, "train", paths.file_sha256(path)))
     return files
 
 
@@ -227,7 +226,7 @@ def _validation_file(work: Work, keep: dict[Path, np.ndarray]) -> list[tuple[Pat
         return []
     path = work.partial / "validation-00000-of-00001.arrow"
     _copy_rows(_parts(work, "validation"), path, work, keep)
-    return [(path, "validation", file_sha256(path))]
+    return [(path, "validation", paths.file_sha256(path))]
 
 
 def _copy_rows(parts: list[Path], path: Path, work: Work, keep: dict[Path, np.ndarray]) -> None:
@@ -279,10 +278,10 @@ def _entry(path: Path, split: str, digest: str) -> dict[str, Any]:
     }
 
 
-def _counts(paths: list[Path], groups: list[tuple[str, str]], splits: dict[Path, str]) -> list[dict[str, Any]]:
+def _counts(files: list[Path], groups: list[tuple[str, str]], splits: dict[Path, str]) -> list[dict[str, Any]]:
     """Documents, tokens (framing included) and bytes by split, language and category, counted in the files."""
     totals = {split: np.zeros((len(groups), 3), np.int64) for split in splits.values()}
-    for path in paths:
+    for path in files:
         for batch in read_shard(path, groups):
             table = totals[splits[path]]
             np.add.at(table[:, 0], batch.group, 1)
@@ -296,8 +295,8 @@ def _counts(paths: list[Path], groups: list[tuple[str, str]], splits: dict[Path,
 
 
 def _other_digests(folder: Path) -> dict[str, str]:
-    paths = [folder / "quarantine.jsonl", *sorted((folder / "vocabulary").iterdir())]
-    return {str(path.relative_to(folder)): file_sha256(path) for path in paths}
+    files = [folder / "quarantine.jsonl", *sorted((folder / "vocabulary").iterdir())]
+    return {str(path.relative_to(folder)): paths.file_sha256(path) for path in files}
 
 
 def _clear(leftovers: Iterable[Path]) -> None:

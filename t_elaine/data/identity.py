@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from t_elaine.data.exam_filter import ExamFilter
-from t_elaine.data.store import file_sha256
 from t_elaine.data.texts import Task, describe
 from t_elaine.data.vocabulary import Vocabulary
 from t_elaine.errors import UserError
+from t_elaine.paths import file_sha256
 
 _SHOWN_DIFFERENCES = 8
 

@@ -22,11 +22,12 @@ from t_elaine.data.exam_filter import ExamFilter
 from t_elaine.data.formats import Rejected, first_line, is_splittable
 from t_elaine.data.lines import Piece
 from t_elaine.data.sources import Source, find_files, text_hash, utf8_length
-from t_elaine.data.store import Labels, Row, ShardWriter, file_sha256, write_json
+from t_elaine.data.store import Labels, Row, ShardWriter, write_json
 from t_elaine.data.texts import Task, Text, texts
 from t_elaine.data.vocabulary import Vocabulary, load_vocabulary
 from t_elaine.errors import UserError
 from t_elaine.faults import fault_point
+from t_elaine.paths import file_sha256
 
 SHARD_BYTES = 64_000_000
 _BATCH_CHARACTERS = 1_000_000

@@ -228,7 +228,7 @@ def verify_stores(folders: Sequence[str | os.PathLike[str]], split: str = "", sh
     ]
     for store, name, expected in digests[share[0] :: share[1]]:
         try:
-            found = file_sha256(paths.join(store.folder, name))
+            found = paths.file_sha256(paths.join(store.folder, name))
         except FileNotFoundError as error:
             raise UserError(f"{name} is missing from the store", store.folder, "prepare the store again") from error
         if found != expected:
@@ -310,8 +310,3 @@ def read_manifest(folder: str | os.PathLike[str]) -> dict[str, Any]:
 def _own_digest(manifest: dict[str, Any]) -> str:
     text = json.dumps(manifest, ensure_ascii=False, sort_keys=True)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def file_sha256(path: str | os.PathLike[str]) -> str:
-    with paths.open_file(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]

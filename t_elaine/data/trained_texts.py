@@ -26,7 +26,7 @@ from t_elaine.data.formats import read
 from t_elaine.data.lines import Piece
 from t_elaine.data.overlap import Hits, Index, Overlap
 from t_elaine.data.sources import Source
-from t_elaine.data.store import MANIFEST, file_sha256, open_store
+from t_elaine.data.store import MANIFEST, open_store
 from t_elaine.data.vocabulary import Vocabulary, load_vocabulary
 from t_elaine.data.workers import begin_worker
 from t_elaine.errors import UserError
@@ -63,9 +63,9 @@ def open_place(path: str) -> Place:
     """
     if paths.exists(paths.join(path, MANIFEST)):
         store = open_store(path)
-        return Place(name=store.name, path=path, digest=file_sha256(paths.join(path, MANIFEST)), is_store=True)
+        return Place(name=store.name, path=path, digest=paths.file_sha256(paths.join(path, MANIFEST)), is_store=True)
     if Path(path).is_file():
-        return Place(name=Path(path).name, path=path, digest=file_sha256(path), is_store=False)
+        return Place(name=Path(path).name, path=path, digest=paths.file_sha256(path), is_store=False)
     raise UserError(
         f"neither a store nor a file of texts: {path}", "trained_on", "give folders of stores or .jsonl files"
     )
@@ -115,7 +115,7 @@ def _check_there(place: Place) -> None:
     manifest = paths.join(place.path, MANIFEST)
     if place.is_store and not paths.exists(manifest):
         raise UserError(f"{ABSENT} {place.name} is not there any more", place.path, "give --trained_on")
-    if place.is_store and file_sha256(manifest) != place.digest:
+    if place.is_store and paths.file_sha256(manifest) != place.digest:
         raise UserError(f"{ABSENT} {place.name} was made anew since", place.path, "give --trained_on")
 
 

@@ -5,7 +5,6 @@ dtype); logits through our importer are the checkpoint's (to within rounding, fo
 program that reads the exported folder by itself equal the importer's. Tolerances are fixed here. It changes no file.
 """
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from t_elaine.errors import UserError
 from t_elaine.hf import importing, mapping, reference, tensors, walking
 from t_elaine.hf.importing import Source
 from t_elaine.model.config import LlamaConfig
+from t_elaine.paths import file_sha256
 
 NAME = "proof.json"
 COLUMNS = 8192
@@ -107,7 +107,7 @@ def prove(
     proof["logits"] = (
         compare_logits(folder, checkpoint, config, dtype, prompts, transformers) if sound and enough else []
     )
-    proof["files"] = {path.name: _sha256(path) for path in sorted(folder.glob("*.safetensors"))}
+    proof["files"] = {path.name: file_sha256(path) for path in sorted(folder.glob("*.safetensors"))}
     # `passed` is what other programs read; the second name says what it speaks of, beside the tokenizer's own verdict.
     proof["passed"] = sound and enough and all(entry["passed"] for entry in proof["logits"])
     proof["weights_and_logits_passed"] = proof["passed"]
@@ -140,7 +140,7 @@ def check_files(folder: Path) -> bool:
         told += [f"{name} is not among them" for name in sorted(found - set(recorded))]
         raise UserError(f"the weights are not the files that {NAME} proves: {told[0]}", str(folder), mend)
     for name, expected in recorded.items():
-        if (digest := _sha256(folder / name)) != expected:
+        if (digest := file_sha256(folder / name)) != expected:
             what = f"{name} is damaged or was changed: its sha256 is {digest}, {NAME} has {expected}"
             raise UserError(what, str(folder / name), mend)
     return True
@@ -253,8 +253,3 @@ def measure(
         "limit": {name: value for name, value in limit.items() if value < np.inf},
         "passed": bool(np.all(largest <= limit["largest"]) and np.all(ratio <= relative)),
     }
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as source:
-        return hashlib.file_digest(source, "sha256").hexdigest()

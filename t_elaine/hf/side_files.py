@@ -3,7 +3,6 @@
 An import keeps the parent's in RUN_DIR/parent/; an export puts them beside the weights again. It knows no tensors.
 """
 
-import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -61,7 +60,8 @@ def write_beside(run_dir: str, out: Path, vocabulary_sha256: str) -> list[str]:
     """
     parent, own = paths.join(run_dir, "parent"), paths.join(run_dir, "vocabulary")
     names = paths.listing(parent)
-    same = any(_sha256(paths.join(parent, name)) == vocabulary_sha256 for name in VOCABULARY_FILES if name in names)
+    files = [paths.join(parent, name) for name in VOCABULARY_FILES if name in names]
+    same = any(paths.file_sha256(file) == vocabulary_sha256 for file in files)
     written = []
     for name in names:
         if parentage.is_legal(name) or name == "generation_config.json" or (same and name in (*TOKENIZER, *TEMPLATES)):
@@ -119,8 +119,3 @@ def _copy(source: str, target: Path) -> str:
     with paths.open_file(source) as incoming, open(target, "wb") as sink:
         shutil.copyfileobj(incoming, sink)
     return target.name
-
-
-def _sha256(path: str) -> str:
-    with paths.open_file(path) as source:
-        return hashlib.sha256(source.read()).hexdigest()

@@ -7,8 +7,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from t_elaine.data.store import Labels, Row, ShardWriter, file_sha256, open_store, verify_store, write_manifest
+from t_elaine.data.store import Labels, Row, ShardWriter, open_store, verify_store, write_manifest
 from t_elaine.errors import UserError
+from t_elaine.paths import file_sha256
 
 LABELS = Labels(languages=("en", "ja"), categories=("textbook", "guideline"), sources=("a", "b"))
 

@@ -11,9 +11,10 @@ import tokenizers
 
 from t_elaine.checkpoints.layout import CheckpointMeta
 from t_elaine.checkpoints.writing import save_params
-from t_elaine.data.store import Labels, Row, ShardWriter, file_sha256, write_manifest
+from t_elaine.data.store import Labels, Row, ShardWriter, write_manifest
 from t_elaine.data.vocabulary import Vocabulary, load_vocabulary, save_vocabulary
 from t_elaine.model.config import LlamaConfig
+from t_elaine.paths import file_sha256
 from tests.random_params import random_params
 
 TEXTS = {
