@@ -10,7 +10,7 @@ from rich.console import Console
 from t_elaine import cli, examined
 from t_elaine.data.overlap import Overlap
 from t_elaine.evaluation import contamination as contaminated
-from t_elaine.evaluation import engines, generated, kept, runner, summary, table
+from t_elaine.evaluation import engines, generated, kept, runner, summary, table, unseen
 from t_elaine.model.config import ComputeConfig
 from t_elaine.parallel.mesh import MeshConfig, make_mesh
 
@@ -88,9 +88,11 @@ def evaluate(
             how: dict[str, Any] = {"batch_rows": batch_rows, "length": length, "console": console}
             judge = partial(runner.judge, mesh=make_mesh(mesh or MeshConfig()), compute=compute, **how)
             judged = kept.all_judged(path, models, material, scored, judge, console)
-            seen = contaminated.look(trained, material.suites, overlap, path.rpartition("/")[0], say=console.print)
-            result = summary.result(judged, material, identity, seen)
+            exams_asked = [*material.suites, *(sitting.exam for sitting in material.sittings)]
+            seen = contaminated.look(trained, exams_asked, overlap, path.rpartition("/")[0], say=console.print)
+            result = summary.result(judged, material, identity, seen[: len(material.suites)])
             result |= examined.sit_all(models, material, mesh, compute.dtype, batch_rows, path, identity, console)
+            unseen.put(result, material.sittings, seen[len(material.suites) :])
             runner.save(path, result)
             kept.clear(path)
     table.show(result, console)

@@ -20,6 +20,7 @@ from t_elaine.data.overlap import Overlap, check
 from t_elaine.data.trained_texts import Place
 from t_elaine.errors import UserError
 from t_elaine.evaluation.engines import Model
+from t_elaine.evaluation.items import Exam
 from t_elaine.evaluation.suites import Suite
 
 CACHE = "overlap"
@@ -79,7 +80,7 @@ def identity(trained: Trained, settings: Overlap) -> dict[str, Any]:
 
 def look(
     trained: Trained,
-    suites: Sequence[Suite],
+    suites: Sequence[Suite | Exam],
     settings: Overlap,
     folder: str,
     workers: int = 0,
@@ -89,7 +90,7 @@ def look(
 
     Args:
         trained: what the model was trained on.
-        suites: exams, of files.
+        suites: exams, of files; the same one may come again.
         settings: when a question counts as seen.
         folder: of the evaluation's result; what is found is kept beside it.
         workers: processes; 0: one for each core.
@@ -115,7 +116,7 @@ def look(
     ]
 
 
-def _key(suite: Suite) -> str:
+def _key(suite: Suite | Exam) -> str:
     return f"{suite.name} {suite.sha256[:8]}"
 
 
@@ -183,19 +184,25 @@ def sentence(exam: Mapping[str, Any], percent: Callable[[dict[str, Any]], str]) 
 
 
 def markdown(result: Mapping[str, Any]) -> str:
-    """A table in Markdown: each exam's headline score, questions seen, and the score without them."""
-    lines = ["| exam | % right | n | seen | ≥ half | % right, unseen | n |", "|---|---|---|---|---|---|---|"]
+    """A table in Markdown: each score of the child, questions seen, and the score without them."""
+    lines = ["| exam | protocol | % right | n | seen | ≥ half | % right, unseen | n |", f"|{'---|' * 8}"]
     for exam in result["exams"]:
         found, way = exam.get("contamination", {"known": False}), exam["headline"]
-        cells = [exam["suite"], _percent(exam["scores"][way]["child"]), str(exam["questions"])]
-        if found["known"]:
-            scores = found["scores"].get(way)
-            cells += [str(found["seen"]), str(found["half"]), _percent(scores["child"]) if scores else "–"]
-            cells.append(str(found["unseen"]))
-        else:
-            cells += ["not known", "", "", ""]
-        lines.append(f"| {' | '.join(cells)} |")
+        score, without = exam["scores"][way]["child"], found.get("scores", {}).get(way, {}).get("child")
+        lines.append(_row([exam["suite"], "likelihood", _percent(score), str(exam["questions"])], found, without))
+    for row in result.get("generated", {}).get("child", ()):
+        if row["questions"]:
+            found = row.get("contamination", {"known": False})
+            cells = [row["suite"], row["protocol"], _percent(row["accuracy"]), str(row["questions"])]
+            lines.append(_row(cells, found, found.get("without", {}).get("accuracy")))
     return "\n".join(lines) + "\n"
+
+
+def _row(cells: list[str], found: Mapping[str, Any], without: Mapping[str, Any] | None) -> str:
+    more = ["not known", "", "", ""]
+    if found["known"]:
+        more = [str(found["seen"]), str(found["half"]), _percent(without) if without else "–", str(found["unseen"])]
+    return f"| {' | '.join(cells + more)} |"
 
 
 def _percent(value: Mapping[str, Any]) -> str:

@@ -31,6 +31,7 @@ def show(generated: Mapping[str, Sequence[Mapping[str, Any]]], console: Console)
             if rows[0]["questions"]:
                 table.add_row(rows[0]["suite"], f"{rows[0]['questions']:,}", *_cells(rows))
         console.print(table)
+        _show_unseen(name, by_side, console)
     if names:
         console.print(f"[dim]{LEGEND}[/dim]")
     for side, rows in generated.items():
@@ -39,6 +40,29 @@ def show(generated: Mapping[str, Sequence[Mapping[str, Any]]], console: Console)
                 what = f"{row['suite']}, {row['protocol']}, {side}: no answer to {len(row['unanswered'])} of "
                 what += f"{len(row['items'])} items, whose prompts are longer than the context; they count as wrong; "
                 console.print(f"{what}the first is {row['unanswered'][0]}", highlight=False)
+
+
+def _show_unseen(name: str, by_side: Sequence[Sequence[Mapping[str, Any]]], console: Console) -> None:
+    """A table of the same scores without the items that stand in the texts trained on; or why it is not known."""
+    found = [row["contamination"] for row in by_side[0] if "contamination" in row]
+    whys = dict.fromkeys(one["why"] for one in found if not one["known"])
+    for why in whys:
+        console.print(f"questions seen in training: {why}\n", highlight=False)
+    title = f"{name} without the questions seen in the texts trained on, % right"
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("exam", no_wrap=True, min_width=12)
+    for column in ("seen", "≥ half", "n left", *("child", "parent")[: len(by_side)]):
+        table.add_column(column, justify="right", no_wrap=True)
+    for rows in zip(*by_side, strict=True):
+        one = rows[0].get("contamination", {"known": False})
+        if rows[0]["questions"] and one["known"]:
+            left = [row["contamination"]["without"] for row in rows]
+            shown = [interval(part["accuracy"], 2, 100) if part["questions"] else "–" for part in left]
+            table.add_row(rows[0]["suite"], *(f"{one[key]:,}" for key in ("seen", "half", "unseen")), *shown)
+    if table.row_count:
+        console.print(table)
+        for base in dict.fromkeys(one["base"] for one in found if one["base"]):
+            console.print(f"{base}\n", highlight=False)
 
 
 def _cells(rows: Sequence[Mapping[str, Any]]) -> list[str]:
