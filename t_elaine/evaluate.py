@@ -2,19 +2,20 @@
 
 import sys
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 from rich.console import Console
 
-from t_elaine import cli, examined
+from t_elaine import cli, elsewhere, judging
 from t_elaine.data.overlap import Overlap
 from t_elaine.evaluation import contamination as contaminated
-from t_elaine.evaluation import engines, generated, kept, runner, summary, table, unseen
+from t_elaine.evaluation import generated, runner, table
 from t_elaine.model.config import ComputeConfig
-from t_elaine.parallel.mesh import MeshConfig, make_mesh
+from t_elaine.parallel.mesh import MeshConfig
+from t_elaine.peers.endpoint import Endpoint
 
 FLAGS = ("checkpoint", "parent", "stores", "exams", "suites_dir", "protocols", "limit", "batch_rows")
+ENGINE = ("engine", "engine_python")
 WHERE = ("trained_on", "name", "to", "overwrite")
 COMPUTE = ComputeConfig(dtype="float32", remat="none", attention="blocked", loss_chunk=128)
 LENGTH = 2048
@@ -32,6 +33,9 @@ def evaluate(
     split: str = "validation",
     limit: int = 0,
     batch_rows: int = 8,
+    engine: str = elsewhere.OURS,
+    engine_python: str = "",
+    endpoint: Endpoint | None = None,
     sequence_length: int = 0,
     mesh: MeshConfig | None = None,
     compute: ComputeConfig | None = None,
@@ -59,6 +63,10 @@ def evaluate(
         split: "validation" or "train"
         limit: documents of each store and questions of each exam; 0 takes all
         batch_rows: rows at a time on all devices together; changes speed only
+        engine: what computes: t-elaine, transformers, vllm, or the address of an OpenAI-compatible server as
+            http://127.0.0.1:8000/v1, where checkpoint is the model's name
+        engine_python: the Python that has transformers or vllm; "" takes this one
+        endpoint: how a server is asked
         sequence_length: tokens a row, where long documents are cut; 0 takes 2048 or the model's context if shorter
         mesh: how devices are arranged
         compute: how the model is computed; float32 by default
@@ -71,11 +79,13 @@ def evaluate(
         to: folder of the result; "" takes RUN_DIR/evaluation
         overwrite: replace a result of another evaluation
     """
-    models = [engines.open_model(path) for path in (checkpoint, parent) if path]
-    length = sequence_length or min(LENGTH, *(model.config.max_position for model in models))
+    used = elsewhere.choose(engine, engine_python, endpoint)
+    models = [elsewhere.open_model(used, path) for path in (checkpoint, parent) if path]
+    length = sequence_length or elsewhere.length(models, LENGTH)
     compute = compute or COMPUTE
     material = runner.gather(stores, exams, split, limit, protocols, suites_dir)
-    scored: dict[str, Any] = {"sequence_length": length, "dtype": compute.dtype}
+    elsewhere.refuse(used, material)
+    scored: dict[str, Any] = {"sequence_length": length, "dtype": compute.dtype, **used.identity}
     trained = contaminated.trained_on(models[0], trained_on, contamination)
     overlap = overlap or Overlap()
     identity = runner.identity(material, models, {**scored, "resamples": resamples, "seed": seed})
@@ -84,17 +94,8 @@ def evaluate(
     console = Console()
     result = runner.existing(path, identity, overwrite)
     if result is None:
-        with runner.writable(path):
-            how: dict[str, Any] = {"batch_rows": batch_rows, "length": length, "console": console}
-            judge = partial(runner.judge, mesh=make_mesh(mesh or MeshConfig()), compute=compute, **how)
-            judged = kept.all_judged(path, models, material, scored, judge, console)
-            exams_asked = [*material.suites, *(sitting.exam for sitting in material.sittings)]
-            seen = contaminated.look(trained, exams_asked, overlap, path.rpartition("/")[0], say=console.print)
-            result = summary.result(judged, material, identity, seen[: len(material.suites)])
-            result |= examined.sit_all(models, material, mesh, compute.dtype, batch_rows, path, identity, console)
-            unseen.put(result, material.sittings, seen[len(material.suites) :])
-            runner.save(path, result)
-            kept.clear(path)
+        how = judging.How(path=path, mesh=mesh, compute=compute, rows=batch_rows, length=length, used=used)
+        result = judging.judge(models, material, scored, identity, trained, overlap, how, console)
     table.show(result, console)
     generated.show(result.get("generated", {}), console)
     console.print(f"result: {path}", soft_wrap=True, highlight=False)
@@ -103,7 +104,7 @@ def evaluate(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """`t-elaine evaluate`."""
-    return cli.run("evaluate", argv, flags=FLAGS + WHERE)
+    return cli.run("evaluate", argv, flags=FLAGS + ENGINE + WHERE)
 
 
 if __name__ == "__main__":

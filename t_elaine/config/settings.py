@@ -50,6 +50,7 @@ DATACLASSES: tuple[str, ...] = (
     "t_elaine.planning.assumptions:Assumptions",
     "t_elaine.planning.search:Search",
     "t_elaine.generation.sampling:Sampling",
+    "t_elaine.peers.endpoint:Endpoint",
 )
 
 # Functions that make a value: gin name → where it is.

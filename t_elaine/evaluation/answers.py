@@ -6,6 +6,7 @@ An answer counts while its item still has that prompt. The file stays beside the
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from t_elaine import paths
 from t_elaine.errors import UserError
 from t_elaine.evaluation.sitting import Sitting, prompt_sha256
+from t_elaine.generation.requests import NoAnswer
 from t_elaine.generation.sampling import Sampling
 
 Write = Callable[[Sequence[str], Sampling], Iterator[tuple[int, str | None]]]
@@ -24,10 +26,18 @@ UPLOADED = 64
 
 
 def file_name(sitting: Sitting, identity: Any) -> str:
-    """Of the answers' file. `identity`: plain data of all else that answers depend on, as model, dtype and engine."""
+    """Of the answers' file: exam, protocol, engine, and a digest.
+
+    Args:
+        sitting: what is asked.
+        identity: plain data of all else that answers depend on, as model, dtype, versions; its "engine", where it has
+            one, stands in the name.
+    """
     content = json.dumps([identity, asdict(sitting.sampling)], sort_keys=True, ensure_ascii=False)
     digest = hashlib.sha256(content.encode()).hexdigest()
-    return f"{sitting.exam.name.replace('/', '_')}.{sitting.protocol}.{digest[:16]}.jsonl"
+    engine = re.sub(r"[^A-Za-z0-9.-]+", "-", str(identity.get("engine", "")) if isinstance(identity, dict) else "")
+    names = [sitting.exam.name.replace("/", "_"), sitting.protocol, *([engine] if engine else []), digest[:16]]
+    return ".".join(names) + ".jsonl"
 
 
 def collect(
@@ -42,7 +52,8 @@ def collect(
         done: told the answers that were there, then 1 for each new one.
 
     Raises:
-        UserError: the file holds something else; and whatever the engine raises, after all it wrote is kept.
+        UserError: the file holds something else, or the engine says that it cannot answer an item, which is named;
+            and whatever else the engine raises, after all it wrote is kept.
     """
     found = read(sitting, path)
     done(len(found))
@@ -50,7 +61,7 @@ def collect(
     if not missing:
         return found
     with _Keeper(path) as keep:
-        for place, answer in write([sitting.prompts[place] for place in missing], sitting.sampling):
+        for place, answer in _naming(write, sitting, missing):
             item, prompt = sitting.items[missing[place]], sitting.prompts[missing[place]]
             if item.line in found:
                 raise RuntimeError(f"the engine answered item {item.id!r} twice")
@@ -63,6 +74,16 @@ def collect(
         what = f"the engine gave no answer to {len(unanswered)} items, the first is {unanswered[0]!r}"
         raise UserError(what, sitting.exam.name, "give the same command again: what was answered is kept")
     return found
+
+
+def _naming(write: Write, sitting: Sitting, missing: Sequence[int]) -> Iterator[tuple[int, str | None]]:
+    """The engine's answers to the items that are missing; what it says of a prompt is said of the item."""
+    try:
+        yield from write([sitting.prompts[place] for place in missing], sitting.sampling)
+    except NoAnswer as error:
+        item = sitting.items[missing[error.place]]
+        where = f"{sitting.exam.name}, {sitting.protocol}, line {item.line}, item {item.id!r} ({error.where})"
+        raise UserError(error.what, where, error.mend) from error
 
 
 def read(sitting: Sitting, path: str) -> dict[int, str | None]:

@@ -28,6 +28,8 @@ from t_elaine.parallel.sharding import RULES, placing, sharding, shardings
 
 # Pieces whose rows are planned at once.
 WINDOW_PIECES = 4096
+# The kind of a model that a server has: neither shape nor vocabulary are known here.
+SERVED = "served"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +38,7 @@ class Model:
 
     Attributes:
         path: as the user gave it.
-        kind: "run" (a run folder of ours) or "hf" (a folder in Hugging Face format).
+        kind: "run" (a run folder of ours), "hf" (a folder in Hugging Face format) or SERVED.
         step, tokens: how far it was trained.
         identity: what tells this model from every other: digest of its files.
         config: its shape.
@@ -63,7 +65,7 @@ class Engine:
 
     rows: int
     length: int
-    run: Callable[[dict[str, np.ndarray]], jax.Array]
+    run: Callable[[dict[str, np.ndarray]], jax.Array | np.ndarray]
 
 
 def open_model(path: str) -> Model:
@@ -193,7 +195,7 @@ def _score_window(engine: Engine, pieces: Sequence[np.ndarray], done: Callable[[
     found = [np.zeros(0, np.float32)] * len(pieces)
     plan = plan_rows([len(piece) - 1 for piece in pieces], engine.length)
     batches = [plan[i : i + engine.rows] for i in range(0, len(plan), engine.rows)]
-    waiting: list[tuple[list[list[int]], jax.Array]] = []
+    waiting: list[tuple[list[list[int]], jax.Array | np.ndarray]] = []
 
     def read() -> None:
         rows, result = waiting.pop(0)

@@ -7,9 +7,10 @@ it unasked. How numbers become a result is `summary.py`'s; what is kept of an ev
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from t_elaine.errors import UserError
 from t_elaine.evaluation import bits_per_byte, items, protocols, scoring, suites
 from t_elaine.evaluation import exams as generating
 from t_elaine.evaluation.bits_per_byte import Document, Held
-from t_elaine.evaluation.engines import Engine, Model, make_engine, score
+from t_elaine.evaluation.engines import SERVED, Engine, Model, make_engine, score
 from t_elaine.evaluation.progress import Done, progress
 from t_elaine.evaluation.protocols import LikelihoodProtocol, Request
 from t_elaine.evaluation.sitting import Sitting
@@ -119,8 +120,16 @@ def judge(
     batch_rows: int,
     length: int,
     console: Console,
+    other: Callable[[Model], AbstractContextManager[Engine]] | None = None,
 ) -> Judged:
     """Load a model and score everything; its parameters are freed at the end.
+
+    Args:
+        model: opened.
+        material: what it is judged on.
+        mesh, compute, batch_rows, length: of our own engine.
+        console: for progress.
+        other: opens the model in another engine instead.
 
     Raises:
         UserError: a store was made with another vocabulary, or the model cannot take rows of this length.
@@ -131,13 +140,14 @@ def judge(
         check_vocabulary(store, model)
     before = begins(material, model.vocabulary)
     exams = [exam_requests(model.vocabulary, suite, material.protocol, before, length) for suite in material.suites]
-    engine = make_engine(model.load(mesh), model.config, compute, mesh, batch_rows=batch_rows, length=length)
     total = sum(len(document.tokens) for held in material.held for document in held)
     total += sum(len(request.tokens) for exam in exams for request in exam.flat())
     special = np.zeros(max(model.vocabulary.size, 1), bool)
     special[list(model.vocabulary.special_ids)] = True
     byte_lengths = model.vocabulary.byte_lengths()
-    with progress(console, f"scoring {model.path}", total) as done:
+    made = partial(make_engine, config=model.config, compute=compute, mesh=mesh, batch_rows=batch_rows, length=length)
+    opened = nullcontext(made(model.load(mesh))) if other is None else other(model)
+    with opened as engine, progress(console, f"scoring {model.path}", total) as done:
         held = [
             bits_per_byte.measure(engine, store.name, documents, special, byte_lengths, done)
             for store, documents in zip(material.stores, material.held, strict=True)
@@ -215,7 +225,7 @@ def identity(material: Material, models: Sequence[Model], settings: dict[str, An
         "format": FORMAT,
         "models": [model.identity for model in models],
         "stores": {store.name: digest(store.manifest) for store in material.stores},
-        "prompts_begin": [begins(material, model.vocabulary) for model in models],
+        "prompts_begin": [begins(material, model.vocabulary) for model in models if model.kind != SERVED],
         "split": material.split,
         "exams": {suite.name: suite.sha256 for suite in material.suites},
         "protocol": material.protocol.sha256,

