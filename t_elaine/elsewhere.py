@@ -16,7 +16,7 @@ from typing import Any, cast
 from t_elaine import paths, writing
 from t_elaine.data.vocabulary import Vocabulary
 from t_elaine.errors import UserError
-from t_elaine.evaluation import engines, generating, official
+from t_elaine.evaluation import engines, generating
 from t_elaine.evaluation.answers import Write
 from t_elaine.evaluation.engines import SERVED, Model
 from t_elaine.evaluation.runner import Material
@@ -152,9 +152,6 @@ def writer(used: Used, model: Model, sitting: Sitting, loaded: Callable[[], Work
     """
     if model.kind == SERVED:
         return partial(endpoint.write, used.name, model.path, used.endpoint)
-    ends: Sequence[int]
-    if sitting.protocol == official.NAME:
-        ends = generating.published_ends(writing.small_files(model), model.vocabulary)
-    else:
-        ends = read_manners(writing.small_files(model), model.vocabulary).end_ids
+    folders = writing.small_files(model)
+    ends = generating.end_ids(sitting, folders, model.vocabulary, read_manners(folders, model.vocabulary).end_ids)
     return lambda prompts, sampling: process.write(loaded(), prompts, sampling, ends)

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from t_elaine import elsewhere, writing
 from t_elaine.elsewhere import Used
-from t_elaine.evaluation import exams, generating, official, summary
+from t_elaine.evaluation import exams, generating, summary
 from t_elaine.evaluation.answers import Write
 from t_elaine.evaluation.engines import SERVED, Model
 from t_elaine.evaluation.progress import progress
@@ -99,9 +99,7 @@ def sit(
         if not loaded:
             loaded.append(writing.open_writer(model, mesh, ComputeConfig(dtype=dtype, remat="none"), rows))
         (writer,) = loaded
-        ends = writer.manners.end_ids
-        if sitting.protocol == official.NAME:
-            ends = generating.published_ends(writing.small_files(model), model.vocabulary)
+        ends = generating.end_ids(sitting, writing.small_files(model), model.vocabulary, writer.manners.end_ids)
         return generating.in_process(writer.engine, model.vocabulary, writer.manners.before, ends)
 
     identity = {"model": model.identity, "dtype": "" if model.kind == SERVED else dtype, **used.about}

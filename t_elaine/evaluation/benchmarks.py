@@ -1,6 +1,7 @@
 """The published exams by name: where a file lies in a folder of them, whether it is the published one, how to get it.
 
-The list is data_tasks/benchmarks.json. `python -m t_elaine.evaluation.benchmarks FOLDER [NAME…]` fetches and verifies.
+The list is data_tasks/benchmarks.json. `python -m t_elaine.evaluation.benchmarks FOLDER [NAME…]` fetches and verifies;
+with --from=CLONE it takes the files of a clone of their repository.
 """
 
 import difflib
@@ -9,17 +10,29 @@ import hashlib
 import json
 import sys
 import urllib.request
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from t_elaine import paths
 from t_elaine.errors import UserError
+from t_elaine.evaluation import igakuqa
+
+# Exams that no file is published of: what they are made of, and how.
+MADE = {"en/IgakuQA": (igakuqa.files, igakuqa.english)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmark:
-    """A published file. `name`: language/exam; `items`, `bytes`, `sha256`: of the file as published."""
+    """A published file, or one that is made of published ones.
+
+    Attributes:
+        name: language/exam.
+        items, bytes, sha256: of the file.
+        url: of the file; of one that is made, with {part} for the files that it is made of.
+        subjects: by a table's name of it, {"subject": name, "lines": [first, last]} of the file.
+    """
 
     name: str
     file: str
@@ -30,6 +43,7 @@ class Benchmark:
     repository: str
     commit: str
     url: str
+    subjects: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def language(self) -> str:
@@ -45,11 +59,12 @@ class Benchmark:
 def benchmarks() -> dict[str, Benchmark]:
     """All that are known, by name."""
     found = json.loads((paths.shipped("data_tasks") / "benchmarks.json").read_text(encoding="utf-8"))
-    origin = {name: found[name] for name in ("repository", "commit")}
-    return {
-        name: Benchmark(name=name, url=found["files"].format(name=name, **origin, **entry), **origin, **entry)
-        for name, entry in found["suites"].items()
-    }
+    shared = {"repository": found["repository"], "commit": found["commit"], "url": found["files"]}
+    made = {}
+    for name, entry in found["suites"].items():
+        one = {**shared, **entry, "name": name}
+        made[name] = Benchmark(**one | {"url": one["url"].format(**one, part="{part}")})
+    return made
 
 
 def named(name: str) -> Benchmark:
@@ -127,10 +142,7 @@ def fetch(folder: str, names: Sequence[str] = (), read: Callable[[str], bytes] =
     for benchmark in [named(name) for name in names] or list(benchmarks().values()):
         path = Path(folder) / benchmark.path
         if not (path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == benchmark.sha256):
-            try:
-                content = read(benchmark.url)
-            except OSError as error:
-                raise UserError(f"it cannot be fetched: {error}", benchmark.url, "check the network") from error
+            content = _content(benchmark, read)
             check(benchmark, content, benchmark.url)
             paths.make_folder(path.parent)
             paths.write_text(path, content.decode("utf-8"))
@@ -138,14 +150,33 @@ def fetch(folder: str, names: Sequence[str] = (), read: Callable[[str], bytes] =
     return made
 
 
+def _content(benchmark: Benchmark, read: Callable[[str], bytes]) -> bytes:
+    parts, make = MADE.get(benchmark.name, (lambda: [""], bytes))
+    try:
+        return make(b"".join(read(benchmark.url.replace("{part}", part)) for part in parts()))
+    except OSError as error:
+        raise UserError(f"it cannot be fetched: {error}", benchmark.url, "check the network") from error
+    except (ValueError, KeyError) as error:
+        mend = f"the files of {benchmark.repository} at {benchmark.commit} are needed"
+        raise UserError(f"it cannot be made of what is there: {error!r}", benchmark.url, mend) from error
+
+
+def read_clone(folder: str) -> Callable[[str], bytes]:
+    """Reads, instead of a URL, the file in a clone of the repository that the URL names."""
+    return lambda url: (Path(folder) / url.split("/", 6)[6]).read_bytes()
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Fetch into the folder given, and say of each file what it is."""
     given = list(sys.argv[1:] if argv is None else argv)
+    clones = [one.removeprefix("--from=") for one in given if one.startswith("--from=")]
+    given = [one for one in given if not one.startswith("--from=")]
     if not given or given[0].startswith("-"):
-        print(f"usage: python -m t_elaine.evaluation.benchmarks FOLDER [NAME …]\nnames: {', '.join(benchmarks())}")
+        usage = "usage: python -m t_elaine.evaluation.benchmarks FOLDER [NAME …] [--from=CLONE]"
+        print(f"{usage}\nnames: {', '.join(benchmarks())}")
         return 0 if given else 2
     try:
-        for path in fetch(given[0], given[1:]):
+        for path in fetch(given[0], given[1:], read_clone(clones[0]) if clones else read_url):
             print(f"{path}: as published")
     except UserError as error:
         print(error.text(), file=sys.stderr)

@@ -9,13 +9,21 @@ from typing import Any
 
 from t_elaine import paths
 from t_elaine.errors import UserError
-from t_elaine.evaluation import answers, grading, official, repaired
+from t_elaine.evaluation import answers, grading, jmedllm, official, repaired
 from t_elaine.evaluation.answers import Write
 from t_elaine.evaluation.items import Exam
 from t_elaine.evaluation.sitting import Sitting
 
-# Protocol → how an exam is asked under it.
-ASKED: Mapping[str, Callable[[Exam, int], Sitting]] = {"official": official.sitting, "repaired": repaired.sitting}
+# Protocol → how an exam is asked under it: the exam, items at most, the template where the protocol has several.
+ASKED: Mapping[str, Callable[[Exam, int, str], list[Sitting]]] = {
+    official.NAME: lambda exam, limit, _: [official.sitting(exam, limit)],
+    repaired.NAME: lambda exam, limit, _: [repaired.sitting(exam, limit)],
+    jmedllm.NAME: jmedllm.sittings,
+}
+# Those that have several templates.
+TEMPLATES = (jmedllm.NAME,)
+# Those whose published code lets the model's own end of text end an answer.
+PUBLISHED_ENDS = (official.NAME, jmedllm.NAME)
 
 
 def sittings(exams: Sequence[Exam], protocols: Sequence[str], limit: int = 0) -> list[Sitting]:
@@ -23,20 +31,22 @@ def sittings(exams: Sequence[Exam], protocols: Sequence[str], limit: int = 0) ->
 
     Args:
         exams: read whole.
-        protocols: some of ASKED.
+        protocols: some of ASKED, with a colon and a template where only one is wanted: jmedllm:alpaca.
         limit: items of each exam, spread evenly; 0 takes all.
 
     Raises:
         UserError: an unknown protocol, or an exam that cannot be asked under one.
     """
     check_protocols(protocols)
-    return [ASKED[name](exam, limit) for exam in exams for name in protocols]
+    wanted = [name.partition(":") for name in protocols]
+    return [one for exam in exams for name, _, template in wanted for one in ASKED[name](exam, limit, template)]
 
 
 def check_protocols(names: Sequence[str]) -> None:
     """Raise UserError for a name that is none of ASKED."""
     for name in names:
-        if name not in ASKED:
+        family, colon, _ = name.partition(":")
+        if family not in ASKED or (colon and family not in TEMPLATES):
             mend = f"give likelihood or some of {', '.join(ASKED)}; official-rescored comes with official"
             raise UserError(f"no protocol that generates is called {name!r}", "protocols", mend)
 
@@ -75,7 +85,8 @@ def take(
         if sitting.protocol == official.NAME:
             again = repaired.rescored(sitting)
             scored += [again] if again.items else []  # few items may all be such as cannot be scored
-        rows += [{**grading.score(one, found, resamples, seed), "answers": path.rpartition("/")[2]} for one in scored]
+        kept = {"answers": path.rpartition("/")[2], "answered_by": identity}
+        rows += [{**grading.score(one, found, resamples, seed), **kept} for one in scored]
     return rows
 
 

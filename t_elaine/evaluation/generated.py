@@ -7,6 +7,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from t_elaine.evaluation import templated
 from t_elaine.evaluation.table import interval
 
 LEGEND = (
@@ -16,9 +17,13 @@ LEGEND = (
 
 
 def show(generated: Mapping[str, Sequence[Mapping[str, Any]]], console: Console) -> None:
-    """Print a table a protocol: a row an exam, in per cent right; `generated`: side → scores."""
+    """Print a table a protocol: a row an exam, in per cent right; `generated`: side → scores.
+
+    Protocols with several templates have tables of their own (`templated`).
+    """
     sides = list(generated)
-    names = dict.fromkeys(row["protocol"] for rows in generated.values() for row in rows)
+    plain = [row for rows in generated.values() for row in rows if not templated.is_templated(row)]
+    names = dict.fromkeys(row["protocol"] for row in plain)
     for name in names:
         by_side = [[row for row in generated[side] if row["protocol"] == name] for side in sides]
         table = Table(
@@ -32,7 +37,8 @@ def show(generated: Mapping[str, Sequence[Mapping[str, Any]]], console: Console)
                 table.add_row(rows[0]["suite"], f"{rows[0]['questions']:,}", *_cells(rows))
         console.print(table)
         _show_unseen(name, by_side, console)
-    if names:
+    templated.show(generated, console)
+    if any(generated.values()):
         console.print(f"[dim]{LEGEND}[/dim]")
     for side, rows in generated.items():
         for row in rows:

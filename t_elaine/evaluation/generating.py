@@ -7,7 +7,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from t_elaine import paths
+from t_elaine.evaluation import exams
 from t_elaine.evaluation.answers import Write
+from t_elaine.evaluation.sitting import Sitting
 from t_elaine.generation.batch import Engine
 from t_elaine.generation.engine import generate
 from t_elaine.generation.requests import Request
@@ -36,7 +38,7 @@ def in_process(
         engine: holds the model.
         vocabulary: the model's.
         before: ids in front of every prompt.
-        end_ids: what ends an answer; `published_ends` for `official`.
+        end_ids: what ends an answer; of `end_ids`.
         done: told the tokens written.
     """
 
@@ -55,8 +57,15 @@ def in_process(
     return write
 
 
+def end_ids(sitting: Sitting, folders: Sequence[str], vocabulary: Coder, usual: Sequence[int]) -> tuple[int, ...]:
+    """What ends an answer: `usual`, or `published_ends` for a protocol that does what a published evaluation does."""
+    if sitting.protocol.partition(":")[0] in exams.PUBLISHED_ENDS:
+        return published_ends(folders, vocabulary)
+    return tuple(usual)
+
+
 def published_ends(folders: Sequence[str], vocabulary: Coder) -> tuple[int, ...]:
-    """The ids that end an answer in vLLM, which the published evaluation runs: generation_config.json's and EOS.
+    """The ids that end an answer in vLLM, which a published evaluation runs: generation_config.json's and EOS.
 
     A chat model's own end of turn is not among them where its files do not name it.
 

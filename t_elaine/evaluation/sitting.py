@@ -1,14 +1,14 @@
 """An exam asked under a protocol that generates: its prompts and their hash, what an answer is judged to be.
 
-`official` and `repaired` make sittings and judge answers; `answers` has them written and keeps them; `grading` makes a
-score of them. The templates are data_tasks/protocols/<name>.json.
+The protocols (`official`, `repaired`, `jmedllm`, `mmedbench`) make sittings and judge answers; `answers` has them
+written and keeps them; `grading` makes a score of them. The templates are data_tasks/protocols/<name>.json.
 """
 
 import functools
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from t_elaine import paths
@@ -39,7 +39,7 @@ class Sitting:
     """What is asked.
 
     Attributes:
-        protocol: name of the protocol that a score gets.
+        protocol: name of the protocol that a score gets; a protocol of several templates adds a colon and the template.
         rules: where prompts and grading come from.
         exam: the whole exam.
         items: those that are asked, in the order of the file; each has its prompt in `prompts`.
@@ -69,11 +69,19 @@ class Sitting:
 
 @dataclass(frozen=True, kw_only=True)
 class Judged:
-    """An answer judged. `prediction`: what was read in it; `parsed`: it is an answer of the kind asked for."""
+    """An answer judged.
+
+    Attributes:
+        prediction: what was read in it.
+        right: what the accuracy counts.
+        parsed: it is an answer of the kind asked for.
+        marks: of 0 to 1, by other measures that the protocol has for this item.
+    """
 
     prediction: str
     right: bool
     parsed: bool
+    marks: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +98,21 @@ class Baselines:
     chance: float
     majority: float
     always: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judge:
+    """How a protocol grades.
+
+    Attributes:
+        judge: an answer to an item.
+        part: of the score that an item belongs to: "" for the headline, else the name of what is reported apart.
+        baselines: of items.
+    """
+
+    judge: Callable[[Item, str | None], Judged]
+    part: Callable[[Item], str]
+    baselines: Callable[[tuple[Item, ...]], Baselines]
 
 
 @functools.cache

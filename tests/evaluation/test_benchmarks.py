@@ -38,6 +38,8 @@ def test_an_unknown_name_gets_the_nearest(name: str, near: str) -> None:
 def test_all_are_there_as_published(shared_data: Path) -> None:
     folder = shared_data / "benchmarks" / "elaine"
     for benchmark in benchmarks.benchmarks().values():
+        if benchmark.name in benchmarks.MADE:
+            continue
         exam = load_exam(benchmark.name, str(folder))
         assert exam.published and (exam.name, exam.language) == (benchmark.name, benchmark.language)
         assert len(exam.items) == benchmark.items and benchmark.commit == COMMIT

@@ -69,7 +69,7 @@ def test_constant_letters_and_an_oracle_get_what_was_measured(shared_data: Path,
 
 
 def test_every_benchmark_is_tried() -> None:
-    assert set(PUBLISHED) == set(benchmarks.benchmarks())
+    assert set(PUBLISHED) == set(benchmarks.benchmarks()) - set(benchmarks.MADE)
 
 
 BARE = {

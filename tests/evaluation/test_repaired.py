@@ -47,7 +47,7 @@ def test_what_is_left_out_of_the_published_exams_and_that_the_rest_can_be_got(sh
 
 
 def test_every_benchmark_is_tried() -> None:
-    assert set(LEFT_OUT) == set(benchmarks.benchmarks())
+    assert set(LEFT_OUT) == set(benchmarks.benchmarks()) - set(benchmarks.MADE)
 
 
 @pytest.mark.parametrize("name", ["ja/DenQA", "ja/IgakuQA"])

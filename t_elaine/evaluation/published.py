@@ -1,0 +1,45 @@
+"""Which cell of a published table a score may stand in, and an exam's subjects: facts about the tables, no figures.
+
+A score enters a table only where exam, protocol and items are the table's own. The tables: ELAINE's card, the
+leaderboard of JMedLLM's authors, MMedLM's README.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from t_elaine.evaluation import benchmarks, jmedllm, official
+from t_elaine.evaluation.items import Exam
+from t_elaine.evaluation.sitting import Sitting
+
+ELAINE = "https://github.com/aistairc/medLLM_QA_benchmark"
+
+
+def row(sitting: Sitting) -> dict[str, str] | None:
+    """{"table", "column"} of the table that the score stands in; None where protocol, exam or items are others."""
+    family, _, template = sitting.protocol.partition(":")
+    if not sitting.exam.published or not whole(sitting):
+        return None
+    if family == official.NAME and benchmarks.named(sitting.exam.name).repository == ELAINE:
+        language, _, column = sitting.exam.name.partition("/")
+        return {"table": f"elaine/{language}", "column": column}
+    igakuqa = sitting.exam.name in ("ja/IgakuQA", "en/IgakuQA")
+    if family == jmedllm.NAME and igakuqa and template in sitting.rules.data["published"]:
+        return {"table": "jmedllm/no_shuffle", "column": f"IgakuQA {sitting.exam.language}"}
+    return None
+
+
+def whole(sitting: Sitting) -> bool:
+    """All is asked that the protocol asks of the exam."""
+    shown = sitting.shots if sitting.protocol == official.NAME else 0
+    return len(sitting.items) + sum(sitting.excluded.values()) + shown == len(sitting.exam.items)
+
+
+def subjects(exam: Exam) -> Mapping[str, Mapping[str, Any]]:
+    """An exam's subjects by the name that a published table has for them: {"subject", "lines": [first, last]}."""
+    return benchmarks.named(exam.name).subjects if exam.published else {}
+
+
+def of_subject(subject: Mapping[str, Any], line: int) -> bool:
+    """Whether the item at a line of the file belongs to it."""
+    first, last = subject["lines"]
+    return bool(first <= line <= last)
