@@ -16,6 +16,7 @@ from etils.epath import gpath
 from orbax.checkpoint.checkpoint_args import register_with_handler
 
 from t_elaine import paths
+from t_elaine.checkpoints import produced
 from t_elaine.faults import fault_point
 
 STACKED = "layers"
@@ -34,7 +35,7 @@ class TreeHandler(ocp.PyTreeCheckpointHandler):
     """Orbax's tree handler, uncompressed: float weights do not shrink, and export reads them at the disk's speed."""
 
     def __init__(self) -> None:
-        super().__init__(use_compression=False)
+        super().__init__(use_compression=False, type_handler_registry=produced.registry())
 
     def finalize(self, directory: Any) -> None:
         """All arrays are on disk, the folder has not its final name yet."""

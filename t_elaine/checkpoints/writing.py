@@ -24,6 +24,7 @@ from t_elaine import paths
 from t_elaine.checkpoints import layout, verify
 from t_elaine.checkpoints.arrays import TreeHandler, TreeSave, orbax_path, save_args
 from t_elaine.checkpoints.layout import CheckpointMeta
+from t_elaine.checkpoints.produced import Produced
 from t_elaine.errors import NO_ROOM, UserError
 from t_elaine.faults import fault_point
 from t_elaine.parallel import agreement
@@ -214,7 +215,7 @@ def wait_for_writers(seconds: float = 60.0) -> None:
 def held_bytes(leaf: Any) -> int:
     """Bytes of an array that this host will write: its devices' pieces, each copied piece once."""
     if not isinstance(leaf, jax.Array):
-        return int(np.asarray(leaf).nbytes)
+        return int(leaf.nbytes if isinstance(leaf, Produced) else np.asarray(leaf).nbytes)
     return sum(shard.data.nbytes for shard in leaf.addressable_shards if shard.replica_id == 0)
 
 
@@ -302,7 +303,7 @@ def save_params(run_dir: str, step: int, params: Any, meta: CheckpointMeta) -> N
     Args:
         run_dir: the run folder to write into.
         step: names the checkpoint; `meta.step` is set to it.
-        params: tree of jax arrays (or numpy arrays, which lie whole on this host).
+        params: tree of jax arrays, of numpy arrays (which lie whole on this host), or of `Produced` ones.
         meta: the record.
 
     Raises:
