@@ -1,22 +1,32 @@
 """`t-elaine export --checkpoint=RUN_DIR --to=FOLDER`: a checkpoint as a Hugging Face folder, with its proof."""
 
 import functools
+import os
 import sys
 from pathlib import Path
+from typing import Any
 
-from t_elaine import cli, paths
+from t_elaine import cli, paths, quantised
 from t_elaine.checkpoints import reading
 from t_elaine.data.hf_files import hf_files
 from t_elaine.data.vocabulary import load_vocabulary
 from t_elaine.errors import UserError
-from t_elaine.hf import hub
-from t_elaine.hf.exporting import export_checkpoint
+from t_elaine.evaluation.quantised import QuantisedCheck
+from t_elaine.hf import hub, side_files
+from t_elaine.hf.exporting import config_of, export_checkpoint
 
-FLAGS = ("checkpoint", "to", "dtype", "overwrite", "push", "public")
+FLAGS = ("checkpoint", "to", "dtype", "overwrite", "quantize", "push", "public")
 
 
 def export(
-    checkpoint: str, to: str, dtype: str = "float32", overwrite: bool = False, push: str = "", public: bool = False
+    checkpoint: str,
+    to: str,
+    dtype: str = "float32",
+    overwrite: bool = False,
+    quantize: tuple[str, ...] = (),
+    check: QuantisedCheck | None = None,
+    push: str = "",
+    public: bool = False,
 ) -> None:
     """Write safetensors, tokenizer, licence, model card and proof; nothing keeps its final name unproven.
 
@@ -25,6 +35,8 @@ def export(
         to: the folder to make.
         dtype: "float32" (bitwise the checkpoint) or "bfloat16" (rounded, half the size).
         overwrite: replace `to` if it is there.
+        quantize: GGUF files for llama.cpp beside the weights: some of q8_0, q5_1, q5_0, q4_1, q4_0, f16, bf16, f32
+        check: what these are judged on, beside the float weights
         push: owner/name on the hub to upload the proven folder to; "" uploads nothing.
         public: make the pushed repository public; otherwise it is private.
     """
@@ -34,10 +46,26 @@ def export(
         raise UserError(
             "only a local folder can be pushed", f"--to={to}", "export to a local folder, or upload it later"
         )
-    run_dir, _ = reading.resolve(checkpoint)
+    formats = quantised.check_names(quantize)
+    run_dir, step = reading.resolve(checkpoint)
     vocabulary = load_vocabulary(paths.join(run_dir, "vocabulary"))
-    files = functools.partial(hf_files, vocabulary)
-    done = export_checkpoint(checkpoint, to, vocabulary.encode_batch, dtype, overwrite, tokenizer_files=files)
+
+    def beside(folder: Path) -> dict[str, Any]:
+        if not formats:
+            return {}
+        title, before = os.path.basename(run_dir.rstrip("/")), side_files.begins(run_dir)
+        return quantised.write_all(folder, formats, vocabulary, before, title, check or QuantisedCheck())
+
+    done = export_checkpoint(
+        checkpoint,
+        to,
+        vocabulary.encode_batch,
+        dtype,
+        overwrite,
+        tokenizer_files=functools.partial(hf_files, vocabulary),
+        beside=beside,
+        beside_bytes=quantised.needed_bytes(config_of(reading.read_meta(run_dir, step)), formats),
+    )
     print(f"exported to {done.folder}; " + ", ".join(f"{name} {took:.1f} s" for name, took in done.seconds.items()))
     if push:
         print(f"pushed to {hub.push(Path(to), push, public)}")

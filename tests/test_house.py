@@ -62,6 +62,7 @@ THIRD_PARTY = {
     "tokenizers": ["data"],
     "tiktoken": ["data"],
     "sentencepiece": ["data"],
+    "gguf": ["hf"],
     "zstandard": ["data"],
     "seqio": ["data/tasks.py"],
     "tensorflow": ["data/tasks.py"],

@@ -24,6 +24,7 @@ ROOTS: dict[str, str] = {
     "report": "t_elaine.report:report",
     "plan": "t_elaine.plan:plan",
     "generate": "t_elaine.generate:generate",
+    "merge": "t_elaine.merge:merge",
 }
 
 # Command → the command whose settings it reads too: its root is handed them as `training`.
@@ -50,6 +51,7 @@ DATACLASSES: tuple[str, ...] = (
     "t_elaine.planning.assumptions:Assumptions",
     "t_elaine.planning.search:Search",
     "t_elaine.generation.sampling:Sampling",
+    "t_elaine.evaluation.quantised:QuantisedCheck",
     "t_elaine.peers.endpoint:Endpoint",
 )
 

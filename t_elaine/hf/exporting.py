@@ -29,6 +29,7 @@ from t_elaine.model.config import LlamaConfig, RopeScaling, to_hf
 
 # Names of the tokenizer's files that are there, ids before every training document → the files that lack, by name.
 TokenizerFiles = Callable[[Collection[str], Sequence[int]], dict[str, str]]
+Beside = Callable[[Path], dict[str, Any]]  # a proven folder that has no name yet → entries of its proof.json
 READ_BYTES = 8 << 20  # of a tensor at once, where the checkpoint lies on a local disk
 
 
@@ -50,6 +51,8 @@ def export_checkpoint(
     shard_bytes: int = tensors.SHARD_BYTES,
     transformers: bool | None = None,
     tokenizer_files: TokenizerFiles = lambda present, before: {},
+    beside: Beside = lambda folder: {},
+    beside_bytes: int = 0,
     say: Callable[[str], None] = print,
 ) -> Exported:
     """Write a checkpoint's parameters as a Hugging Face folder, and prove it.
@@ -63,6 +66,8 @@ def export_checkpoint(
         shard_bytes: a weights file holds no more than this, unless one tensor does.
         transformers: prove through transformers too; None: where it is installed and the model fits into memory.
         tokenizer_files: makes the files that transformers needs beside the run's vocabulary.
+        beside: writes further files into the proven folder (GGUF); what it returns stands in proof.json.
+        beside_bytes: what these take on the disk.
         say: takes lines of progress.
 
     Raises:
@@ -74,7 +79,7 @@ def export_checkpoint(
     meta = reading.read_meta(run_dir, step)
     config = config_of(meta)
     check_vocabulary(run_dir, meta, config)
-    with _target(to, overwrite, _planned_bytes(config, dtype)) as folder:
+    with _target(to, overwrite, _planned_bytes(config, dtype) + beside_bytes) as folder:
         seconds = {"digests": _timed(lambda: check_digests(run_dir, step))}
         source, local = proof.checkpoint_source(run_dir, step), not paths.is_remote(run_dir)
         fault_point("export.before_write")
@@ -96,9 +101,10 @@ def export_checkpoint(
         found |= {"checkpoint": _described(run_dir, meta), "seconds": {k: round(v, 2) for k, v in seconds.items()}}
         for line in summary(found):
             say(line)
-        _write_json(folder / "proof.json", found)
         if not found["passed"]:
             raise _unproven(found, to)
+        found |= beside(folder)
+        _write_json(folder / "proof.json", found)
         (folder / "README.md").write_text(card.model_card(run_dir, meta, config, found), encoding="utf-8")
     return Exported(folder=to, proof=found, seconds=seconds)
 
