@@ -34,7 +34,7 @@ COMMANDS = {
     "evaluate": "held-out text and exams, beside the parent",
     "export": "a checkpoint → Hugging Face format, with proof",
     "generate": "let a checkpoint write",
-    "merge": "average several models",
+    "merge": "several models of one family → one",
     "report": "a run folder → one HTML page",
 }
 
@@ -242,14 +242,14 @@ def _literal(root: Any, parameter: str, value: str, has_value: bool) -> str:
     several = "tuple" in annotation or "Sequence" in annotation
     if not value and not (several and has_value):  # --exams= is none of them
         raise UserError(f"{flag} needs a value", flag, f"{flag}=VALUE")
-    if several:
-        return repr(tuple(part for part in value.split(",") if part))
-    if "int" in annotation or "float" in annotation:
-        try:
-            return repr(ast.literal_eval(value))
-        except (ValueError, SyntaxError) as error:
-            raise UserError(f"{flag}={value} is not a number", flag, f"{flag}=1") from error
-    return repr(value)
+    numbers = "int" in annotation or "float" in annotation
+    try:
+        if several:
+            parts = [part for part in value.split(",") if part]
+            return repr(tuple(ast.literal_eval(part) if numbers else part for part in parts))
+        return repr(ast.literal_eval(value) if numbers else value)
+    except (ValueError, SyntaxError) as error:
+        raise UserError(f"{flag}={value} is not a number", flag, f"{flag}=1") from error
 
 
 def _suggest(name: str, flags: Sequence[str], command: str) -> str:

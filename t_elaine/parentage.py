@@ -10,6 +10,7 @@ from t_elaine import paths
 
 LEGAL = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*", "COPYING*")
 ORIGIN = "origin.json"
+MERGE = "merge.json"
 
 
 def is_legal(name: str) -> bool:
@@ -29,7 +30,12 @@ def terms(run_dir: str) -> list[str]:
 
 def licence_lines(run_dir: str) -> list[str]:
     """The licence lines of the parent's own card, if it has them."""
-    card = paths.join(folder(run_dir), "README.md")
+    return licence_lines_in(folder(run_dir))
+
+
+def licence_lines_in(place: str) -> list[str]:
+    """The licence lines of the README.md of a folder."""
+    card = paths.join(place, "README.md")
     if not paths.exists(card):
         return []
     front = re.match(r"---\n(.*?)\n---", paths.read_text(card), re.DOTALL)

@@ -37,13 +37,10 @@ class NumpyModel:
 
     def hidden(self, rows: Sequence[np.ndarray]) -> np.ndarray:
         """The float32 residual stream after the final norm of all rows of ids, one after another: [N,D]."""
-        table = self.tensors["model.embed_tokens.weight"]
-        parts = []
+        name, parts = "model.embed_tokens.weight", []
         for row in rows:
-            picked = {
-                int(i): tensors.read(table, [slice(int(i), int(i) + 1), slice(None)])[0] for i in set(row.tolist())
-            }
-            parts.append(np.stack([picked[int(i)] for i in row]).astype(np.float32))
+            picked = {int(i): self.get(name, [slice(int(i), int(i) + 1), slice(None)])[0] for i in set(row.tolist())}
+            parts.append(np.stack([picked[int(i)] for i in row]))
         x_ND, ends = np.concatenate(parts), np.cumsum([len(row) for row in rows])[:-1]
         for layer in range(self.config["num_hidden_layers"]):
             names = [n for n in self.tensors if n.startswith(f"model.layers.{layer}.") and not n.endswith("inv_freq")]

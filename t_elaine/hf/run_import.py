@@ -98,7 +98,7 @@ def import_model(
     mesh = make_mesh(mesh_config)
     shapes = llama.parameter_shapes(config)
     layout = sharding.shardings(llama.parameter_axes(config), mesh, sharding.RULES, shapes)
-    meta = _meta(config, vocabulary, origin)
+    meta = first_meta(config, vocabulary, origin)
 
     def fill(run_dir: str) -> None:
         loss = save_side_files(folder, run_dir, vocabulary, config, say)
@@ -149,7 +149,8 @@ def refuse_existing(to: str, overwrite: bool) -> None:
         folders.refuse_existing(Path(to).exists(), to, overwrite)
 
 
-def _meta(config: LlamaConfig, vocabulary: ImportedVocabulary, origin: str) -> CheckpointMeta:
+def first_meta(config: LlamaConfig, vocabulary: ImportedVocabulary, origin: str) -> CheckpointMeta:
+    """The record of a checkpoint that was imported or merged: step 0, no optimizer."""
     return CheckpointMeta(
         step=0,
         tokens=0,

@@ -91,6 +91,11 @@ def origin_record(run_dir: str) -> str:
     return str(record(run_dir, "parent", parentage.ORIGIN).get("origin", ""))
 
 
+def merge_record(run_dir: str) -> dict[str, Any]:
+    """RUN_DIR/parent/merge.json: what the model that a run began with was merged from; {} where it was not merged."""
+    return record(run_dir, "parent", parentage.MERGE)
+
+
 def parent_config(run_dir: str) -> dict[str, Any]:
     """The parent's config.json as it was imported, {} for a run that started from random parameters."""
     return record(run_dir, "parent", "config.json")
