@@ -8,8 +8,8 @@ from rich.console import Console
 
 from t_elaine import cli, elsewhere, judging
 from t_elaine.data.overlap import Overlap
+from t_elaine.evaluation import compared, generated, runner, table
 from t_elaine.evaluation import contamination as contaminated
-from t_elaine.evaluation import generated, runner, table
 from t_elaine.model.config import ComputeConfig
 from t_elaine.parallel.mesh import MeshConfig
 from t_elaine.peers.endpoint import Endpoint
@@ -98,6 +98,7 @@ def evaluate(
         result = judging.judge(models, material, scored, identity, trained, overlap, how, console)
     table.show(result, console)
     generated.show(result.get("generated", {}), console)
+    compared.show_sides(result, console)
     console.print(f"result: {path}", soft_wrap=True, highlight=False)
     return 0
 

@@ -19,6 +19,7 @@ from t_elaine.evaluation.runner import Material
 from t_elaine.evaluation.suites import Suite
 from t_elaine.model.config import ComputeConfig
 from t_elaine.parallel.mesh import MeshConfig, make_mesh
+from t_elaine.training import run_folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +79,8 @@ def judge(
         texts = (how.mesh, how.compute.dtype, how.rows, path, identity, console, used)
         result |= examined.sit_all(models, material, *texts)
         unseen.put(result, material.sittings, seen[len(material.suites) :])
+        result["exam_files"] = {sitting.exam.name: sitting.exam.path for sitting in material.sittings}
+        result["versions"] = run_folder.versions()
         runner.save(path, result)
         kept.clear(path)
     return result

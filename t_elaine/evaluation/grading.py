@@ -58,10 +58,15 @@ def score(sitting: Sitting, answers: Mapping[int, str | None], resamples: int = 
         "answer_characters": round(mean(len(text or "") for text in texts), 3),
         "most_often": {"prediction": often[0], "share": round(often[1] / len(judged), 6)},
         "items": [
-            {"line": item.line, "id": item.id, "gold": item.answer, **_told(one), "answer": text}
+            {"line": item.line, "id": item.id, "gold": item.answer, **_apart(judge, item), **_told(one), "answer": text}
             for item, one, text in zip(sitting.items, judged, texts, strict=True)
         ],
     }
+
+
+def _apart(judge: Judge, item: Item) -> dict[str, str]:
+    """{"part"} of an item that the headline does not count."""
+    return {"part": part} if (part := judge.part(item)) else {}
 
 
 def _told(judged: Judged) -> dict[str, Any]:

@@ -33,10 +33,15 @@ OVERALL = (
 
 def render(record: Record) -> str:
     """The page as HTML text."""
-    environment = jinja2.Environment(
+    return environment().get_template("page.html").render(content(record))
+
+
+def environment() -> jinja2.Environment:
+    """The templates of this folder, with our ways of writing numbers."""
+    made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    environment.filters |= {
+    made.filters |= {
         "number": words.number,
         "count": words.count,
         "bytes": words.in_bytes,
@@ -44,7 +49,7 @@ def render(record: Record) -> str:
         "verdict": words.verdict,
         "bar": words.bar,
     }
-    return environment.get_template("page.html").render(content(record))
+    return made
 
 
 def content(record: Record) -> dict[str, Any]:

@@ -206,6 +206,15 @@ def findings(rows: Sequence[Line], exams: Sequence[Line]) -> list[tuple[str, str
     return found
 
 
+def text_of(row: Line) -> str:
+    """What a row of bits per byte is of."""
+    if "store" in row:
+        return f"corpus {row['store']}"
+    name = str(LANGUAGE_NAMES.get(row["language"], row["language"]))
+    told = {"language": "without general text", "general": "general text"}
+    return f"{name}, {row.get('category') or told.get(row['level'], '')}"
+
+
 def forgetting(rows: Sequence[Line]) -> list[tuple[str, str]] | None:
     """The lines on general text; none where none was evaluated, None where there is no parent to compare with."""
     if not any("difference" in row for row in rows):
