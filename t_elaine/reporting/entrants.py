@@ -3,7 +3,7 @@
 Reads result files; computes nothing. A result holds one model or a child and its parent.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from t_elaine.reporting.record import parsed
 
 LIKELIHOOD = "likelihood"
 SIDES = ("child", "parent")
+FIRST = ("official", "official-rescored", "repaired")
 Row = Mapping[str, Any]
 
 
@@ -82,14 +83,46 @@ def entrants(files: Sequence[str], sides: Sequence[str] = SIDES) -> list[Entrant
     """
     found: list[Entrant] = []
     for file in map(find_result, files):
-        result = read_result(file)
-        for side in (side for side in SIDES if side in result["models"] and side in sides):
-            model = result["models"][side]
-            if any(one.model["identity"] == model["identity"] and one.result is result for one in found):
-                continue
-            name = _name(model, {one.name for one in found})
-            found.append(Entrant(name=name, side=side, path=file, result=result, rows=tuple(_rows(result, side))))
+        found += of_result(read_result(file), file, sides, {one.name for one in found})
     return found
+
+
+def of_result(
+    result: Mapping[str, Any], path: str, sides: Sequence[str] = SIDES, taken: Iterable[str] = ()
+) -> list[Entrant]:
+    """The models of one result; `taken`: names that others have."""
+    found: list[Entrant] = []
+    for side in (side for side in SIDES if side in result["models"] and side in sides):
+        name = _name(result["models"][side], {*taken, *(one.name for one in found)})
+        found.append(Entrant(name=name, side=side, path=path, result=result, rows=tuple(_rows(result, side))))
+    return found
+
+
+def base(models: Sequence[Entrant]) -> str:
+    """What is said of the texts before the record of training, as a sentence; "" where there is nothing to say."""
+    found = [row["contamination"] for model in models for row in model.rows if "contamination" in row]
+    return next((f"{one['base'][0].upper()}{one['base'][1:]}." for one in found if one["base"]), "")
+
+
+def by_protocol(models: Sequence[Entrant]) -> list[tuple[str, list[dict[str, Any]]]]:
+    """Protocol → exams, each with a score or None of every model and the first there is."""
+    names = dict.fromkeys(row["protocol"] for model in models for row in model.rows)
+    order = sorted(
+        names, key=lambda name: (FIRST.index(name) if name in FIRST else len(FIRST) + (name == LIKELIHOOD), name)
+    )
+    found = []
+    for protocol in order:
+        exams = dict.fromkeys(row["suite"] for model in models for row in model.rows if row["protocol"] == protocol)
+        rows = []
+        for exam in exams:
+            scores = [_score(model, exam, protocol) for model in models]
+            rows.append({"first": next(score for score in scores if score), "scores": scores})
+        found.append((protocol, rows))
+    return found
+
+
+def _score(model: Entrant, exam: str, protocol: str) -> Row | None:
+    return next((row for row in model.rows if row["suite"] == exam and row["protocol"] == protocol), None)
 
 
 def _name(model: Row, taken: set[str]) -> str:

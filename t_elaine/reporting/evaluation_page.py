@@ -13,9 +13,8 @@ from markupsafe import Markup
 
 from t_elaine import paths
 from t_elaine.reporting import page, published, score_plots, side_by_side, words
-from t_elaine.reporting.entrants import LIKELIHOOD, Entrant, Row
+from t_elaine.reporting.entrants import Entrant, base, by_protocol
 
-FIRST = ("official", "official-rescored", "repaired")
 Comparison = Mapping[str, Sequence[Mapping[str, Any]]]
 
 
@@ -49,7 +48,7 @@ def content(
         "groups": groups,
         "charts": charts(groups),
         "stores": list(dict.fromkeys(name for one in found for name in one.get("stores", {}))),
-        "base": next((f"{one['base'][0].upper()}{one['base'][1:]}." for one in found if one["base"]), ""),
+        "base": base(models),
         "compared": _compared(compared),
         "bits": bits(models),
         "gates": [gate for gate in (one.result.get("forgetting") for one in models if one.side == "child") if gate],
@@ -75,27 +74,6 @@ def lead(models: Sequence[Entrant], groups: Sequence[tuple[str, Any]]) -> str:
     if groups:
         parts.append(f"{len(exams)} exam{'s' * (len(exams) > 1)} under {', '.join(name for name, _ in groups)}")
     return f"{'; '.join(parts)}."
-
-
-def by_protocol(models: Sequence[Entrant]) -> list[tuple[str, list[dict[str, Any]]]]:
-    """Protocol → exams, each with a score or None of every model and the first there is."""
-    names = dict.fromkeys(row["protocol"] for model in models for row in model.rows)
-    order = sorted(
-        names, key=lambda name: (FIRST.index(name) if name in FIRST else len(FIRST) + (name == LIKELIHOOD), name)
-    )
-    found = []
-    for protocol in order:
-        exams = dict.fromkeys(row["suite"] for model in models for row in model.rows if row["protocol"] == protocol)
-        rows = []
-        for exam in exams:
-            scores = [_score(model, exam, protocol) for model in models]
-            rows.append({"first": next(score for score in scores if score), "scores": scores})
-        found.append((protocol, rows))
-    return found
-
-
-def _score(model: Entrant, exam: str, protocol: str) -> Row | None:
-    return next((row for row in model.rows if row["suite"] == exam and row["protocol"] == protocol), None)
 
 
 def charts(groups: Sequence[tuple[str, list[dict[str, Any]]]]) -> list[tuple[str, Markup]]:

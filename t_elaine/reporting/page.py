@@ -10,7 +10,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from t_elaine.reporting import plots, words
+from t_elaine.reporting import entrants, plots, words
 from t_elaine.reporting.plots import Curve
 from t_elaine.reporting.record import Line, Record, names_in, series
 
@@ -77,12 +77,25 @@ def content(record: Record) -> dict[str, Any]:
         "findings": words.findings(rows, exams),
         "forgetting": words.forgetting(rows),
         "small_exams": words.small_exams(exams),
+        **written(result),
         "samples": samples(exams),
         "licences": licences(record),
         "versions": versions(record.versions),
         "digests": [(name, entry.get("manifest_sha256", "")) for name, entry in record.data.items()],
     }
     return shown | {"sections": sections(shown)}
+
+
+def written(result: Line | None) -> dict[str, Any]:
+    """Exams answered in text, and of all exams what was seen in training; by protocol."""
+    models = entrants.of_result(result, "") if result else []
+    every = entrants.by_protocol(models)
+    return {
+        "written": [group for group in every if group[0] != entrants.LIKELIHOOD],
+        "all_exams": every,
+        "sides": [one.side for one in models],
+        "base": entrants.base(models),
+    }
 
 
 def sections(shown: dict[str, Any]) -> list[tuple[str, str]]:

@@ -11,6 +11,7 @@ from t_elaine.report import report
 from t_elaine.reporting import entrants, published, side_by_side, words
 from tests.reporting.browser import opened
 from tests.reporting.exam_results import as_published, make_result
+from tests.reporting.making import make_run_folder
 from tests.reporting.test_page import LOADING, read
 
 
@@ -189,3 +190,14 @@ def test_a_browser_shows_it_with_japanese_and_chinese(html: str, place: Path, tm
     assert found["width"] <= width and found["wide"] == [], found["wide"]
     assert found["plots"] >= 5 and found["blank"] == 0 and found["cut"] == []
     assert found["tofu"] == [] and "正解は" in found["text"] and "答案是" in found["text"]
+
+
+def test_the_report_of_a_run_has_written_exams_and_what_was_seen(tmp_path: Path) -> None:
+    run = make_run_folder(tmp_path, steps=40, resumes=())
+    make_result(run / "evaluation", "step-240")
+    assert report(run_dir=str(run)) == 0
+    text = read((run / "report.html").read_text(encoding="utf-8")).text
+    row = json.loads((run / "evaluation" / "step-240.json").read_text(encoding="utf-8"))["generated"]["child"][0]
+    assert "Exams answered in text" in text and words.number(row["accuracy"]["low"], 2, 100) in text
+    assert "Questions seen in training" in text and "What the model it began from had read is not known." in text
+    assert report(results=(str(run),)) == 0 and (run / "evaluation" / "step-240.md").is_file()
