@@ -16,11 +16,13 @@ Efficiency compares equal settings: those that the smaller number of chips can h
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from t_elaine import interrupts
 from t_elaine.planning import compile as compiling
 from t_elaine.planning import search, topology
 from t_elaine.planning.words import size
@@ -80,8 +82,8 @@ class Asker:
         begun = time.monotonic()
         wanted = search.Search(budget=self.left, folder=self.folder)
         trials = [search.Trial(settings=settings)]
-        base = " ".join(self.shared)
-        found = search.run(trials, wanted, base, self.versions, self.command, _say, described)[0]
+        base, ours = " ".join(self.shared), {interrupts.ENDS_WITH: str(os.getpid())}
+        found = search.run(trials, wanted, base, self.versions, self.command, _say, described, ours)[0]
         self.left -= time.monotonic() - begun
         return found
 

@@ -128,7 +128,6 @@ def train(
         UserError: anything that the user can mend.
     """
     given = locals()
-    run_folder.check_versions()
     if rehearse:
         return rehearsal.rehearse(given)
     traced = tracing.steps_of(profile, loop.steps)

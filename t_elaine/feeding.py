@@ -21,9 +21,7 @@ from t_elaine.data.mixture import Mixture, accumulation
 from t_elaine.data.store import MANIFEST, open_store, verify_stores
 from t_elaine.data.validation import validation_rows
 from t_elaine.errors import UserError
-from t_elaine.parallel import agreement
-
-BATCH_AXES = ("replica", "fsdp")
+from t_elaine.parallel import agreement, sharding
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -128,7 +126,7 @@ def batch_shape(data: Mixture, rows_per_device: int, axes: Mapping[str, int]) ->
     Raises:
         UserError: a batch or a row does not divide.
     """
-    ways = math.prod(axes[name] for name in BATCH_AXES)
+    ways = math.prod(axes[name] for name in sharding.RULES["batch"])
     if data.sequence_length % axes["context"]:
         what = f"sequence_length {data.sequence_length} does not divide by MeshConfig.context = {axes['context']}"
         raise UserError(what, "Mixture.sequence_length, MeshConfig.context", "make one a multiple of the other")

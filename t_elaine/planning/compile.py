@@ -8,27 +8,25 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
 from t_elaine import paths
 from t_elaine.errors import UserError
-from t_elaine.training.compilation import check_option, too_large
+from t_elaine.training.compilation import check_option, interruptible, too_large
 from t_elaine.training.step import Step, batch_shapes
 
 # What the compiler's dump is called, after the program's name.
 ASSIGNMENT, LIVES, PROGRAM = "buffer-assignment.txt", "live-range.txt", "after_optimizations.txt"
 CODE = "after_codegen.txt"  # the same with what instructions cost
 DUMPS = "t-elaine-plan-"  # folders of dumps, by process
-Found = TypeVar("Found")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,15 +109,6 @@ def clear_dumps() -> None:
         maker = folder.name[len(DUMPS) :].partition("-")[0]
         if maker.isdecimal() and not paths.runs(int(maker)):
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def interruptible(work: Callable[[], Found]) -> Found:
-    """What the work gives. It is done in a thread: the main one hears no signal while it is in C++, here for minutes.
-
-    An interrupt leaves the thread at work; a command then leaves the process without waiting for it
-    (`interrupts.end`).
-    """
-    return ThreadPoolExecutor(1, "compile").submit(work).result()
 
 
 def _program(done: Any, folder: str) -> str:

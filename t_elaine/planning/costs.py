@@ -44,7 +44,6 @@ class Costs:
         attention: each kernel and how often it runs.
         dearest: (seconds, executions, instruction).
         matmul_flops: executed in dots and convolutions.
-        prefetched: bytes copied between HBM and on-chip memory, asynchronously.
         host: bytes copied to and from the host.
         loops: (name, trips) of each loop.
         unread: loops whose trips could not be read.
@@ -56,7 +55,6 @@ class Costs:
     attention: list[tuple[Attention, float]] = field(default_factory=list)
     dearest: list[tuple[float, float, Instruction]] = field(default_factory=list)
     matmul_flops: float = 0.0
-    prefetched: float = 0.0
     host: float = 0.0
     loops: list[tuple[str, int]] = field(default_factory=list)
     unread: list[str] = field(default_factory=list)
@@ -173,12 +171,10 @@ class _Walk:
             self.costs.collectives.append((found, times))
 
     def prefetch(self, i: Instruction, times: float) -> None:
-        """A copy that the compiler's schedule hides; its bytes are those of what arrives."""
-        moved = size(i.shape) / 2 if i.opcode == "copy-start" else size(i.shape.rsplit("),", 1)[-1])
+        """A copy that the compiler's schedule hides: to and from the host its bytes count, those of what arrives."""
         if "S(5)" in i.shape:
+            moved = size(i.shape) / 2 if i.opcode == "copy-start" else size(i.shape.rsplit("),", 1)[-1])
             self.costs.host += moved * times
-        else:
-            self.costs.prefetched += moved * times
 
     def kernel(self, i: Instruction, times: float) -> None:
         call = kernels.attention(i, self.rates)

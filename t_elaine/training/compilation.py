@@ -3,7 +3,8 @@
 import os
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import jax
 
@@ -13,6 +14,16 @@ from t_elaine.training.step import Step
 # Signs of a compiler's refusal, by what it refuses.
 TOO_LARGE = ("RESOURCE_EXHAUSTED", "CompileTimeHbmOom", "exceeds available HBM")
 OPTION = ("compile option", "compiler option", "setting option")
+Found = TypeVar("Found")
+
+
+def interruptible(work: Callable[[], Found]) -> Found:
+    """What the work gives. It is done in a thread: the main one hears no signal while it is in C++, for minutes.
+
+    An interrupt leaves the thread at work; a command then leaves the process without waiting for it
+    (`interrupts.end`).
+    """
+    return ThreadPoolExecutor(1, "compile").submit(work).result()
 
 
 def keep_compiled(folder: str | None) -> None:
@@ -38,7 +49,8 @@ def compiled(step: Step, state: Any, batch: Mapping[str, Any], say: Callable[[st
     """
     start = time.perf_counter()
     try:
-        done = step.run.lower(state, batch).compile()
+        lowered = step.run.lower(state, batch)
+        done = interruptible(lowered.compile)
     except jax.errors.JaxRuntimeError as error:
         message = str(error)
         if too_large(message):

@@ -136,18 +136,6 @@ def write_status(run_dir: str, state: str, reason: str, step: int) -> None:
         paths.write_text(paths.join(run_dir, "status.json"), json.dumps(record, indent=1) + "\n")
 
 
-def check_versions() -> None:
-    """Refuse jax and jaxlib of different versions, which fail later in ways that name neither.
-
-    Raises:
-        UserError: naming both.
-    """
-    python, compiled = (importlib.metadata.version(name) for name in ("jax", "jaxlib"))
-    if python.split(".")[:3] != compiled.split(".")[:3]:
-        what = f"jax is {python} but jaxlib is {compiled}"
-        raise UserError(what, "installed packages", f"pip install jaxlib=={python}")
-
-
 def versions() -> dict[str, Any]:
     """What the run computes with: source, packages, flags, devices."""
     found: dict[str, str | None] = {}
