@@ -80,8 +80,8 @@ def settled(how: Merging, models: int) -> Merging:
 
 
 def _check_numbers(how: Merging) -> None:
-    numbers = [number for value in (*how.weights, how.t, how.scale) for number in _numbers(value)]
-    if not numbers or not np.isfinite(numbers).all():
+    lists = [_numbers(value) for value in (*how.weights, how.t, how.scale)]
+    if not all(lists) or not np.isfinite([number for numbers in lists for number in numbers]).all():
         raise UserError("a weight is no finite number", "merge.weights, merge.t, merge.scale", "give finite numbers")
     if how.method == "slerp":
         return
