@@ -8,7 +8,7 @@ from typing import Any
 
 from t_elaine import __version__, changes, parentage
 from t_elaine.checkpoints.layout import CheckpointMeta
-from t_elaine.hf import card_data, hub, tokenizer_check
+from t_elaine.hf import card_data, tokenizer_check
 from t_elaine.model.config import LlamaConfig
 
 LIMITS = """\
@@ -25,7 +25,11 @@ def model_card(run_dir: str, meta: CheckpointMeta, config: LlamaConfig, proof: d
     base, licence = card_data.origin(run_dir, meta), parentage.licence_lines(run_dir)
     return "\n\n".join(
         [
-            _front_matter(base, licence, card_data.languages(run_dir) or list(proof["prompts"])[:-1]),
+            _front_matter(
+                card_data.base_models(run_dir, meta),
+                licence,
+                card_data.languages(run_dir) or list(proof["prompts"])[:-1],
+            ),
             f"# {proof['checkpoint']['run']}, step {meta.step}",
             _origin(base, meta, config),
             f"## Limits\n\n{_limits(run_dir)}",
@@ -45,10 +49,12 @@ def _limits(run_dir: str) -> str:
     return LIMITS + told
 
 
-def _front_matter(base: str, licence: list[str], languages: list[str]) -> str:
+def _front_matter(base: list[str], licence: list[str], languages: list[str]) -> str:
     lines = ["---", "library_name: transformers", "pipeline_tag: text-generation", "tags:", "- medical", "- t-elaine"]
-    if hub.is_name(base.partition("@")[0]):
-        lines.append(f"base_model: {base.partition('@')[0]}")
+    if len(base) == 1:
+        lines.append(f"base_model: {base[0]}")
+    elif base:
+        lines += ["base_model:", *(f"- {name}" for name in base), "base_model_relation: merge"]
     lines += ["language:", *(f"- {language}" for language in languages), *licence, "---"]
     return "\n".join(lines)
 

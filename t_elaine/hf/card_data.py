@@ -31,7 +31,9 @@ def origin(run_dir: str, meta: CheckpointMeta) -> str:
 
 def parent_section(run_dir: str, meta: CheckpointMeta, licence: Sequence[str]) -> str:
     """The parent, the run between it and this one, and what is known of its licence."""
-    base = origin(run_dir, meta)
+    base, merge = origin(run_dir, meta), side_files.merge_record(run_dir)
+    if merge:
+        return f"## Parents\n\n{_merged(run_dir, merge, meta)}"
     if not base:
         told = "It has no parent: its first weights were random. Nobody else's licence lies on the weights; this card"
         return f"## Parent\n\n{told} names none either: who publishes them chooses one that the texts below allow."
@@ -46,6 +48,45 @@ def parent_section(run_dir: str, meta: CheckpointMeta, licence: Sequence[str]) -
     if not licence and not legal:
         lines.append("No licence came with it: find it out before the weights go anywhere.")
     return "## Parent\n\n" + " ".join(lines)
+
+
+def base_models(run_dir: str, meta: CheckpointMeta) -> list[str]:
+    """Names on the hub of the models that the weights came from, commits left out."""
+    merge = side_files.merge_record(run_dir)
+    names = [parent["origin"] for parent in merge["parents"]] if merge else [origin(run_dir, meta)]
+    return list(dict.fromkeys(name.partition("@")[0] for name in names if hub.is_name(name.partition("@")[0])))
+
+
+def _merged(run_dir: str, merge: dict[str, Any], meta: CheckpointMeta) -> str:
+    """The models that were merged, how, and what is known of their licences."""
+    rows = [
+        [
+            parent["name"],
+            parent["role"],
+            "–" if parent["weight"] is None else parent["weight"],
+            "; ".join(parent["licence"]) or UNKNOWN,
+            f"{parent['fingerprint'][:16]}…",
+        ]
+        for parent in merge["parents"]
+    ]
+    used = {
+        "slerp": ("t",),
+        "linear": ("normalize",),
+        "task_arithmetic": ("normalize", "scale"),
+        "ties": ("normalize", "scale", "rescale"),
+    }.get(merge["method"], ("normalize", "scale", "rescale", "seed"))
+    settings = [f"{name} {merge[name]}" for name in used]
+    if merge["method"] in ("ties", "dare_ties", "dare_linear"):
+        densities = [parent["density"] for parent in merge["parents"] if parent["density"] is not None]
+        settings.append(f"density {', '.join(map(str, densities))}")
+    made = f"Its weights were merged from these, by {merge['method']} ({'; '.join(settings)})"
+    trained = f", then trained for {meta.step:,} steps." if meta.step else "."
+    lines = [made + trained, table(("model", "role", "weight", "its card's licence", "sha256 over its weights"), rows)]
+    if legal := parentage.terms(run_dir):
+        lines.append(f"Terms that came with them bind whoever uses the weights: {', '.join(legal)}.")
+    else:
+        lines.append("No file with terms came with them: find them out before the weights go anywhere.")
+    return "\n\n".join(lines)
 
 
 def data_section(run_dir: str, meta: CheckpointMeta) -> str:
