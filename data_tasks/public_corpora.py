@@ -5,12 +5,17 @@ each row has `id`, `text`, `category`. Licences are those that the publishers st
 and `allowed_licences` keeps it out of a run.
 """
 
-from t_elaine.data.chat import plain_chat, question_and_answer
+from functools import partial
+
+from t_elaine.data.chat_forms import alpaca, columns, marked, openai_messages, sharegpt
 from t_elaine.data.sources import Source
 from t_elaine.data.tasks import add_mixture, add_task
+from t_elaine.data.texts import Preprocessor
 
 NONE = "none stated"
 _GITHUB = "https://github.com/"
+HUATUO = "SCIR-HI/Huatuo-Llama-Med-Chinese"
+SUMMARISE = "Write the section of a clinical note that sums up the conversation of doctor and patient."
 # language, name of file and task, size in MB (the default weight, so that all are passed equally often), licence,
 # repository, categories in the file
 _CORPORA: tuple[tuple[str, str, float, str, str, tuple[str, ...]], ...] = (
@@ -95,51 +100,61 @@ for _language, _licence, _repository in _REPLAY:
     _file = f"general_replay/{_language}.jsonl.gz"
     add_task(f"general_{_language}", [_source("general", _file, _language, "general", _licence, _repository)])
 
-add_task(
-    "icliniq",
-    [
-        _source(
-            "icliniq",
-            "instructions/en/icliniq.messages.jsonl.gz",
-            "en",
-            "instruction",
-            "MIT",
-            "LasseRegin/medical-question-answer-data",
-        )
-    ],
-    preprocessors=[plain_chat],
+# name, file, licence, repository, form
+_INSTRUCTIONS: tuple[tuple[str, str, str, str, Preprocessor], ...] = (
+    ("wikidoc_patient", "en/wikidoc_patient.alpaca.jsonl.gz", "GPL-3.0; CC-BY-SA", "kbressem/medAlpaca", alpaca),
+    ("genmedgpt", "en/genmedgpt_array.alpaca.json.gz", "Apache-2.0", "Kent0n-Li/ChatDoctor", alpaca),
+    (
+        "covid_dialogue_en",
+        "en/covid_dialogue.sharegpt.jsonl.gz",
+        NONE,
+        "UCSD-AI4H/COVID-Dialogue",
+        partial(sharegpt, cut_open_end=True),
+    ),
+    (
+        "mts_dialog",
+        "en/mts_dialog_train.csv.gz",
+        "CC-BY-4.0",
+        "abachaa/MTS-Dialog",
+        partial(columns, user=("dialogue",), assistant="section_text", instruction=SUMMARISE),
+    ),
+    ("icliniq", "en/icliniq.messages.jsonl.gz", "MIT", "LasseRegin/medical-question-answer-data", openai_messages),
+    ("medical_school_quiz", "ja/medical_school_quiz.alpaca.jsonl.gz", NONE, "Igaki12/anywhere-final", alpaca),
+    ("physiology_quiz", "ja/physiology_quiz.sharegpt.jsonl.gz", NONE, "Igaki12/anywhere-2seiriNMU", sharegpt),
+    (
+        "pharmacist_hygiene",
+        "ja/pharmacist_hygiene.messages.jsonl.gz",
+        "exam text: MHLW; explanations: none stated",
+        "tmatsuka-art/eisei_yakugaku",
+        openai_messages,
+    ),
+    ("huatuo_knowledge", "zh/huatuo_knowledge.alpaca.jsonl.gz", "Apache-2.0", HUATUO, alpaca),
+    ("huatuo_liver_cancer", "zh/huatuo_liver_cancer_multiturn.alpaca.json.gz", "Apache-2.0", HUATUO, marked),
+    ("medical_sft_zh", "zh/medical_sft.sharegpt.jsonl.gz", "Apache-2.0", "shibing624/MedicalGPT", sharegpt),
+    (
+        "internal_medicine_qa",
+        "zh/internal_medicine_qa.csv.gz",
+        "MIT",
+        "Toyhom/Chinese-medical-dialogue-data",
+        partial(columns, user=("title", "ask"), assistant="answer"),
+    ),
+    (
+        "covid_dialogue_zh",
+        "zh/covid_dialogue.messages.jsonl.gz",
+        NONE,
+        "UCSD-AI4H/COVID-Dialogue",
+        partial(openai_messages, cut_open_end=True),
+    ),
 )
-add_task(
-    "genmedgpt",
-    [
-        _source(
-            "genmedgpt",
-            "instructions/en/genmedgpt_array.alpaca.json.gz",
-            "en",
-            "instruction",
-            "Apache-2.0",
-            "Kent0n-Li/ChatDoctor",
-        )
-    ],
-    preprocessors=[question_and_answer],
-)
-add_task(
-    "huatuo_knowledge",
-    [
-        _source(
-            "huatuo",
-            "instructions/zh/huatuo_knowledge.alpaca.jsonl.gz",
-            "zh",
-            "instruction",
-            "Apache-2.0",
-            "SCIR-HI/Huatuo-Llama-Med-Chinese",
-        )
-    ],
-    preprocessors=[question_and_answer],
-)
+for _name, _file, _licence, _repository, _form in _INSTRUCTIONS:
+    _said = _source(_name, f"instructions/{_file}", _file[:2], "instruction", _licence, _repository)
+    add_task(_name, [_said], preprocessors=[_form])
 
 _OPEN = {name: size for _, name, size, licence, _, _ in _CORPORA if licence != NONE}
 _GENERAL = {"general_en": 1.7, "general_ja": 2.56, "general_zh": 2.68}
 add_mixture("public_corpora", _OPEN)
 add_mixture("public_corpora_with_replay", _OPEN | _GENERAL)
 add_mixture("all_public_corpora", {name: size for _, name, size, *_ in _CORPORA} | {"pubmed_abstracts_mixed": 1.49})
+# In MB of their files, so that all are passed equally often.
+_SAID = (2.2, 1.02, 0.43, 1.04, 0.71, 0.77, 0.17, 0.42, 2.0, 1.06, 0.77, 2.43, 0.47)
+add_mixture("public_instructions", {name: size for (name, *_), size in zip(_INSTRUCTIONS, _SAID, strict=True)})

@@ -5,7 +5,7 @@ Written for this project (Apache-2.0), small, for quick starts and tests. Not a 
 
 from pathlib import Path
 
-from t_elaine.data.chat import plain_chat
+from t_elaine.data.chat_forms import openai_messages
 from t_elaine.data.sources import Source
 from t_elaine.data.tasks import add_mixture, add_task
 
@@ -37,7 +37,7 @@ for _language in LANGUAGES:
         category="instruction",
         licence=LICENCE,
         url=URL,
-        preprocessors=[plain_chat],
+        preprocessors=[openai_messages],
     )
 
 add_mixture("samples", {f"samples_{language}": 1.0 for language in LANGUAGES})

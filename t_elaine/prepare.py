@@ -12,18 +12,8 @@ from t_elaine.data.workers import STAGING, mapper_of, prepare_named
 from t_elaine.paths import shipped
 
 FLAGS = (
-    "tasks",
-    "vocabulary",
-    "stores",
-    "data_root",
-    "shards",
-    "workers",
-    "runner",
-    "beam_options",
-    "drop_duplicates",
-    "exams",
-    "exam_overlap",
-    "overwrite",
+    *("tasks", "vocabulary", "stores", "template", "show", "data_root", "exams", "exam_overlap", "drop_duplicates"),
+    *("shards", "workers", "runner", "beam_options", "overwrite"),
 )
 
 
@@ -46,6 +36,8 @@ def prepare(
     exams: tuple[str, ...] = (),
     exam_overlap: str = "drop",
     overlap: Overlap | None = None,
+    template: str = "",
+    show: int = 0,
     data_root: str = "",
     overwrite: bool = False,
     staging: str = STAGING,
@@ -70,6 +62,9 @@ def prepare(
         exams: folders or .jsonl files of exams in ELAINE's layout that no document may hold.
         exam_overlap: "drop" sets documents that hold exam questions aside, "count" keeps and counts them.
         overlap: when an exam question counts as held.
+        template: chat template of conversations: "elaine", "llama3", "chatml", "qwen2", "alpaca", "mmedlm", "plain", a
+            .jinja file, "chat" (the tokenizer's own); "": its own, or "plain".
+        show: documents of each store that are printed, what is trained marked.
         data_root: folder that `{data_root}` in the sources' files stands for.
         overwrite: make stores anew even where one is there.
         staging: local folder for stores that go to an object store; needs room for all of them.
@@ -85,11 +80,14 @@ def prepare(
         exams=make_filter(exams, exam_overlap, overlap),
         max_rejected_share=max_rejected_share,
         allowed_licences=allowed_licences,
+        template=template,
         data_root=data_root,
     )
     samples = shipped("data_tasks") / "samples" / "vocabulary"
     loaded = load_vocabulary(vocabulary.replace("{samples}", str(samples)))
-    prepare_named(tasks, loaded, stores, making, workers=workers, mapper=mapper, overwrite=overwrite, staging=staging)
+    prepare_named(
+        tasks, loaded, stores, making, workers=workers, mapper=mapper, overwrite=overwrite, staging=staging, show=show
+    )
     return 0
 
 

@@ -121,6 +121,7 @@ def _shard(
         validation_share=making.validation_share,
         max_rejected_share=making.max_rejected_share,
         exams=making.exams,
+        template=making.template,
     )
 
 
@@ -149,6 +150,7 @@ def seal(work: Work, reports: list[dict[str, Any]]) -> dict[str, Any]:
     for report in reports:
         reasons.update(report["rejected"])
     documents = sum(report["documents"] for report in reports)
+    systems = sum(report.get("system_turns_left_out", 0) for report in reports)
     if reasons.total() > work.making.max_rejected_share * (documents + reasons.total()):
         where = str(work.partial / "part-*.quarantine.jsonl")
         raise too_many_rejected(documents, reasons, work.making.max_rejected_share, where)
@@ -169,6 +171,7 @@ def seal(work: Work, reports: list[dict[str, Any]]) -> dict[str, Any]:
         "counts": _counts([path for path, _, _ in files], groups, {p: split for p, split, _ in files}),
         "duplicates": {"texts": duplicates, "dropped": work.making.drop_duplicates},
         "quarantine": dict(sorted(reasons.items())),
+        **({"system_turns_left_out": systems} if systems else {}),
         **({"exam_overlap": exam_filter.total(reports, work.making.exams)} if work.making.exams else {}),
         "shards": shards,
         "files": _other_digests(work.partial),

@@ -1,57 +1,57 @@
-"""Conversations → plain text with trained spans, the smallest way: one fixed template of plain words.
+"""Conversations: turns of a system, a user and an assistant, checked. What a template makes of them: `chat_templates`.
 
-Real chat templates, with their special tokens, are not in this file.
+Each form that data sets come in has a reader in `chat_forms`.
 """
 
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 
-ROLES = {"system": "System", "user": "User", "assistant": "Assistant"}
-Fields = dict[str, Any]
-
-
-def plain_chat(fields: Fields) -> Fields:
-    """A preprocessor: `messages` [{"role", "content"}, …] → `text` and `spans`, the character ranges of the answers.
-
-    "User: …\\n\\nAssistant: …\\n\\n…" ; only what the assistant says is trained.
-
-    Raises:
-        ValueError: no messages, an unknown role, empty content, or no answer to train on.
-    """
-    text, spans = "", []
-    for role, content in _messages(fields):
-        if role not in ROLES:
-            raise ValueError(f"unknown role {role!r}")
-        if not content:
-            raise ValueError(f"empty {role} message")
-        text += f"{'' if not text else chr(10) * 2}{ROLES[role]}: "
-        if role == "assistant":
-            spans.append((len(text), len(text) + len(content)))
-        text += content
-    if not spans:
-        raise ValueError("no assistant message to train on")
-    return {**fields, "text": text, "spans": tuple(spans)}
+SYSTEM, USER, ASSISTANT = "system", "user", "assistant"
+ROLES = (SYSTEM, USER, ASSISTANT)
 
 
-def _messages(fields: Fields) -> list[tuple[str, str]]:
-    """(role, content) of each message; a record of another layout is a malformed one."""
-    messages = fields.get("messages")
-    if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
-        raise ValueError("no messages")
-    found = [(message.get("role"), message.get("content")) for message in messages]
-    if not all(isinstance(part, str) for pair in found for part in pair):
-        raise ValueError("a message without role or content")
-    return [(str(role), str(content).strip()) for role, content in found]
+@dataclass(frozen=True)
+class Turn:
+    """What one side says. `input`: of a user's turn, the text that its instruction speaks of (Alpaca's field)."""
+
+    role: str
+    content: str
+    input: str = ""
+
+    def text(self) -> str:
+        """Content and input, as templates write them that keep no place for an input."""
+        return f"{self.content}\n{self.input}" if self.input else self.content
 
 
-def question_and_answer(fields: Fields) -> Fields:
-    """A preprocessor: fields `instruction`, `input` (may be missing) and `output` → the same as `plain_chat`.
+Turns = tuple[Turn, ...]
+
+
+def check(turns: Sequence[Turn]) -> Turns:
+    """The conversation, if a model can learn from it.
+
+    A system's turn, if any, comes first; then user and assistant take turns; the assistant speaks last.
 
     Raises:
-        ValueError: as `plain_chat`; no instruction or no output.
+        ValueError: it is none such; the turn is named by its number.
     """
-    for name in ("instruction", "output"):
-        if not isinstance(fields.get(name), str):
-            raise ValueError(f"no field {name!r}")
-    question = "\n".join(part for part in (fields["instruction"], fields.get("input") or "") if part.strip())
-    messages = [{"role": "user", "content": question}, {"role": "assistant", "content": fields["output"]}]
-    return plain_chat({**fields, "messages": messages})
+    if not turns:
+        raise ValueError("a conversation without turns")
+    for number, turn in enumerate(turns, 1):
+        if turn.role not in ROLES:
+            raise ValueError(f"unknown role: {turn.role!r} in turn {number}")
+        if not turn.content.strip():
+            raise ValueError(f"empty turn: {number} of {len(turns)}, of the {turn.role}")
+        if turn.role == SYSTEM and number > 1:
+            raise ValueError(f"a system turn that is not the first: {number} of {len(turns)}")
+    spoken = [turn for turn in turns if turn.role != SYSTEM]
+    if not spoken:
+        raise ValueError("a conversation without a user's turn")
+    if spoken[0].role == ASSISTANT:
+        raise ValueError("the assistant speaks first")
+    for number, (one, other) in enumerate(pairwise(spoken), len(turns) - len(spoken) + 1):
+        if one.role == other.role:
+            raise ValueError(f"two turns of the {one.role} in a row: {number} and {number + 1}")
+    if spoken[-1].role == USER:
+        raise ValueError("it ends on a user's turn: chat_forms.until_last_answer cuts such an end off")
+    return tuple(turns)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from t_elaine.data.chat_choice import choose
 from t_elaine.data.exam_filter import ExamFilter
 from t_elaine.data.texts import Task, describe
 from t_elaine.data.vocabulary import Vocabulary
@@ -27,6 +28,7 @@ class Making:
         drop_duplicates: of equal texts within the task keep the first.
         max_rejected_share: share of malformed records past which the run stops.
         allowed_licences: refuse sources with another licence; empty: any.
+        template: chat template of conversations (`chat_choice.choose`).
         exams: exams that no document may hold, or that are counted; None: not looked for.
         data_root: folder that `{data_root}` in sources' files stands for.
     """
@@ -38,6 +40,7 @@ class Making:
     drop_duplicates: bool = False
     max_rejected_share: float = 0.01
     exams: ExamFilter | None = None
+    template: str = ""
     allowed_licences: tuple[str, ...] = ()
     data_root: str = ""
 
@@ -61,6 +64,9 @@ def made_by(task: Task, making: Making, vocabulary: Vocabulary, pieces: Any, kno
     }
     if making.exams:
         identity["exams"] = making.exams.describe()
+    if task.preprocessors:  # which alone make conversations
+        template = choose(making.template, vocabulary)
+        identity["template"] = {"name": template.name, "sha256": template.sha256}
     return json.loads(json.dumps(identity))
 
 

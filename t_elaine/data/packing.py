@@ -63,6 +63,20 @@ def read_documents(blocks: Sequence[Block], numbers: np.ndarray, groups: np.ndar
     )
 
 
+def first_learnt(blocks: Sequence[Block], numbers: np.ndarray) -> np.ndarray:
+    """int64 [documents]: the first token that each document of blocks teaches; one without any: beyond all rows."""
+    firsts = []
+    for trained, documents in ((blocks[b].trained, len(blocks[b].offsets) - 1) for b in numbers):
+        first = np.zeros(documents, np.int64)
+        if trained is not None:
+            offsets, starts, _ = trained
+            first[:] = np.iinfo(np.int64).max
+            some = np.flatnonzero(np.diff(offsets))
+            first[some] = starts[offsets[some]]
+        firsts.append(first)
+    return np.concatenate(firsts)
+
+
 def block_totals(blocks: Sequence[Block]) -> tuple[list[int], list[int]]:
     """(tokens, documents) of each block, from the two ends of its offsets."""
     tokens = [int(b.offsets[-1]) - int(b.offsets[0]) for b in blocks]
@@ -238,7 +252,8 @@ class WholeRows:
         tokens: tokens of the documents that are kept, an epoch.
         rows_per_epoch: rows of an epoch.
         tokens_per_row: tokens in a row on average, padding left out.
-        dropped, truncated: documents longer than T+1 tokens that are left out, or cut to T+1.
+        dropped, truncated: documents longer than T+1 tokens that are left out, or cut to T+1 (but for those that would
+            lose all that they teach: these are left out).
     """
 
     def __init__(
@@ -263,27 +278,30 @@ class WholeRows:
         rows = []
         for window in self._windows:
             lengths = np.concatenate([np.diff(blocks[b].offsets) for b in window])
-            rows.append(sum(count for _, count in best_fit(self._histogram(lengths), self._capacity)))
-            self.tokens += int(self._fitting(lengths).sum())
-            over = int((lengths > self._capacity).sum())
-            self.dropped, self.truncated = self.dropped + over * (not truncate), self.truncated + over * truncate
+            fitting = self._fitting(lengths, window)
+            rows.append(sum(count for _, count in best_fit(self._histogram(fitting), self._capacity)))
+            self.tokens += int(fitting.sum())
+            self.dropped += int((fitting < np.minimum(lengths, 1)).sum())
+            self.truncated += int(((fitting > 0) & (fitting < lengths)).sum())
         self._epochs = Epochs(rows, fold(seed, _WINDOW_ORDER))
         self._window = lru_cache(maxsize=KEPT_WINDOWS)(self._open_window)
         self.rows_per_epoch = float(self._epochs.total)
         self.tokens_per_row = self.tokens / max(1, self._epochs.total)
 
-    def _fitting(self, lengths: np.ndarray) -> np.ndarray:
-        """Lengths that documents take up in a row; 0: left out."""
-        return np.minimum(lengths, self._capacity) if self._truncate else np.where(lengths > self._capacity, 0, lengths)
+    def _fitting(self, lengths: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+        """Lengths that the documents of blocks take up in a row; 0: left out, as one cut before what it teaches."""
+        if not self._truncate:
+            return np.where(lengths > self._capacity, 0, lengths)
+        return np.where(first_learnt(self._blocks, numbers) < self._capacity, np.minimum(lengths, self._capacity), 0)
 
-    def _histogram(self, lengths: np.ndarray) -> np.ndarray:
-        return np.bincount(self._fitting(lengths), minlength=self._capacity + 1)
+    def _histogram(self, fitting: np.ndarray) -> np.ndarray:
+        return np.bincount(fitting, minlength=self._capacity + 1)
 
     def _open_window(self, epoch: int, place: int) -> _WholeWindow:
         number = int(self._epochs.edges(epoch)[0][place])
         documents = read_documents(self._blocks, self._windows[number], self._groups)
-        shapes = best_fit(self._histogram(documents.length), self._capacity)
-        lengths = self._fitting(documents.length)
+        lengths = self._fitting(documents.length, self._windows[number])
+        shapes = best_fit(self._histogram(lengths), self._capacity)
         shuffled = permutation(fold(self._seed, _DOCUMENTS, epoch, number), len(lengths))
         shuffled = shuffled[lengths[shuffled] > 0]
         # Places and documents, both sorted by length: the i-th place of a length gets the i-th document of that length.

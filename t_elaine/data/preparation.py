@@ -11,15 +11,19 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
 
-from t_elaine.data import exam_filter
+from t_elaine.data import chat_tokens, exam_filter
+from t_elaine.data.chat import SYSTEM
+from t_elaine.data.chat_choice import choose
+from t_elaine.data.chat_jinja import check
+from t_elaine.data.chat_templates import Template
 from t_elaine.data.exam_filter import ExamFilter
-from t_elaine.data.formats import Rejected, first_line, is_splittable
+from t_elaine.data.formats import SHOWN, Rejected, first_line, is_splittable
 from t_elaine.data.lines import Piece
 from t_elaine.data.sources import Source, find_files, text_hash, utf8_length
 from t_elaine.data.store import Labels, Row, ShardWriter, write_json
@@ -43,6 +47,7 @@ class Shard:
         before, after: ids put around every document.
         validation_share: share of the texts, by hash, that goes to the validation split.
         exams: exams whose items are looked for in every document; None: none.
+        template: chat template of conversations (`chat_choice.choose`).
     """
 
     task: Task
@@ -57,9 +62,19 @@ class Shard:
     validation_share: float
     max_rejected_share: float
     exams: ExamFilter | None = None
+    template: str = ""
 
     def path(self, kind: str) -> Path:
         return Path(self.folder) / f"part-{self.index:05d}.{kind}"
+
+
+@dataclass(kw_only=True)
+class Tally:
+    """Counts of a shard: records set aside by reason, documents with exam items, system turns that had no place."""
+
+    rejected: Counter[str] = field(default_factory=Counter)
+    overlaps: Counter[str] = field(default_factory=Counter)
+    systems: int = 0
 
 
 def plan_pieces(task: Task, data_root: str, shards: int) -> list[tuple[tuple[int, Piece], ...]]:
@@ -127,28 +142,28 @@ def prepare_shard(shard: Shard) -> dict[str, Any]:
     fault_point("prepare.before_write")
     splits = ("train", "validation") if shard.validation_share else ("train",)
     quarantine = shard.path("quarantine.jsonl")
-    reasons, overlaps = Counter[str](), Counter[str]()
-    documents = 0
+    tally, documents = Tally(), 0
     with ExitStack() as held:
         writers = {
             split: held.enter_context(ShardWriter(shard.path(f"{split}.arrow"), labels(shard.task))) for split in splits
         }
         with open(quarantine, "w", encoding="utf-8", newline="\n") as aside:
-            for source, batch in _free_of_exams(shard, reasons, overlaps, aside):
+            for source, batch in _free_of_exams(shard, tally, aside):
                 for row, split in _rows(batch, source, shard, vocabulary):
                     writers[split].add(row)
                 documents += len(batch)
                 fault_point("prepare.mid_write")
                 aside.flush()
-                _check_early(documents, reasons, shard)
+                _check_early(documents, tally.rejected, shard)
             aside.flush()
             os.fsync(aside.fileno())
         for writer in writers.values():
             writer.close()
     fault_point("prepare.before_report")
     digests = {split: file_sha256(writer.path) for split, writer in writers.items()}
-    report = {"documents": documents, "rejected": dict(sorted(reasons.items())), "sha256": digests}
-    report |= {"exam_overlap": dict(overlaps)} if shard.exams else {}
+    report = {"documents": documents, "rejected": dict(sorted(tally.rejected.items())), "sha256": digests}
+    report |= {"exam_overlap": dict(tally.overlaps)} if shard.exams else {}
+    report |= {"system_turns_left_out": tally.systems} if tally.systems else {}
     write_json(shard.path("report.json"), report)
     fault_point("prepare.after_report")
     return report
@@ -187,23 +202,47 @@ def _vocabulary(path: str, sha256: str) -> Vocabulary:
     return vocabulary
 
 
-def _free_of_exams(
-    shard: Shard, reasons: Counter[str], overlaps: Counter[str], aside: TextIO
-) -> Iterator[tuple[Source, list[Text]]]:
+def _free_of_exams(shard: Shard, tally: Tally, aside: TextIO) -> Iterator[tuple[Source, list[Text]]]:
     """`_batches` without documents that hold exam items, which go aside and are no malformed records."""
-    for source, piece, batch in _batches(shard, reasons, aside):
+    for source, piece, batch in _batches(shard, tally, aside):
         if shard.exams is None or not batch:
             yield source, batch
             continue
         kept, dropped, counts = exam_filter.sort_out(shard.exams, batch)
-        overlaps.update(counts)
+        tally.overlaps.update(counts)
         first = first_line(source, piece) if dropped else 0
         for item in dropped:
             print(json.dumps(_set_aside(item, source, piece, first), ensure_ascii=True), file=aside)
         yield source, kept
 
 
-def _batches(shard: Shard, reasons: Counter[str], aside: TextIO) -> Iterator[tuple[Source, Piece, list[Text]]]:
+def _spoken(item: Text | Rejected, shard: Shard, tally: Tally) -> Text | Rejected:
+    """A conversation with the parts that the template makes of it; anything else as it is."""
+    if isinstance(item, Rejected) or not item.turns:
+        return item
+    template = template_of(shard)
+    try:
+        parts = tuple(template.write(item.turns, False))
+    except ValueError as error:
+        return Rejected(line=item.line, reason=str(error)[:SHOWN], shown=item.text[:SHOWN])
+    tally.systems += item.turns[0].role == SYSTEM and not template.has_system
+    return replace(item, parts=parts)
+
+
+def template_of(shard: Shard) -> Template:
+    """The chat template of a shard's conversations."""
+    return _template(shard.template, shard.vocabulary, shard.vocabulary_sha256)
+
+
+@functools.lru_cache(maxsize=2)
+def _template(name: str, vocabulary: str, sha256: str) -> Template:
+    template = choose(name, _vocabulary(vocabulary, sha256))
+    if not template.apart:  # a tokenizer's own
+        check(template)
+    return template
+
+
+def _batches(shard: Shard, tally: Tally, aside: TextIO) -> Iterator[tuple[Source, Piece, list[Text]]]:
     """Documents in batches of about a million characters, so that the tokenizer works in one go; bad ones go aside."""
     for index, piece in shard.pieces:
         source = shard.task.sources[index]
@@ -211,9 +250,10 @@ def _batches(shard: Shard, reasons: Counter[str], aside: TextIO) -> Iterator[tup
         size = 0
         first: int | None = None
         for item in texts(shard.task, source, piece):
+            item = _spoken(item, shard, tally)
             if isinstance(item, Rejected):
                 first = first_line(source, piece) if first is None else first
-                reasons[item.reason.partition(":")[0]] += 1  # what follows the colon is particular to the record
+                tally.rejected[item.reason.partition(":")[0]] += 1  # what follows the colon is particular to the record
                 print(json.dumps(_set_aside(item, source, piece, first), ensure_ascii=True), file=aside)
                 continue
             batch.append(item)
@@ -260,30 +300,14 @@ def _rows(batch: list[Text], source: Source, shard: Shard, vocabulary: Vocabular
 def _tokens(
     batch: list[Text], shard: Shard, vocabulary: Vocabulary
 ) -> Iterator[tuple[np.ndarray, list[tuple[int, int]] | None]]:
-    """Ids with framing, and trained token ranges. A text with spans is encoded span by span: so ranges are exact."""
+    """Ids with framing, every one trained; of a conversation ids as the template has them, and trained ranges."""
     before, after = np.array(shard.before, np.uint32), np.array(shard.after, np.uint32)
-    cuts = [_cuts(text) for text in batch]
-    encoded = iter(vocabulary.encode_batch([part for parts in cuts for part, _ in parts]))
-    for text, parts in zip(batch, cuts, strict=True):
-        pieces = [next(encoded) for _ in parts]
-        tokens = np.concatenate([before, *pieces, after]) if len(before) or len(after) or len(pieces) > 1 else pieces[0]
-        if text.spans is None:
-            yield tokens, None
-            continue
-        ends = np.cumsum([len(before), *(len(piece) for piece in pieces)])
-        trained = [(int(ends[i]), int(ends[i + 1])) for i, (_, on) in enumerate(parts) if on]
-        if trained and parts[-1][1]:
-            # The end of the document is part of the answer that it ends.
-            trained[-1] = (trained[-1][0], trained[-1][1] + len(after))
-        yield tokens, trained
-
-
-def _cuts(text: Text) -> list[tuple[str, bool]]:
-    """(part, trained) for each part of the text between span borders, empty parts left out."""
-    if text.spans is None:
-        return [(text.text, True)]
-    parts, place = [], 0
-    for start, stop in text.spans:
-        parts += [(text.text[place:start], False), (text.text[start:stop], True)]
-        place = stop
-    return [(part, on) for part, on in [*parts, (text.text[place:], False)] if part]
+    plain = iter(vocabulary.encode_batch([text.text for text in batch if not text.parts]))
+    spoken = [text.parts for text in batch if text.parts]
+    conversations = chat_tokens.encode(spoken, vocabulary, template_of(shard).apart) if spoken else iter(())
+    for text in batch:
+        if text.parts:
+            yield next(conversations)
+        else:
+            tokens = next(plain)
+            yield np.concatenate([before, tokens, after]) if len(before) or len(after) else tokens, None

@@ -144,6 +144,11 @@ def through_tf(task: Task, source: Source, found: Iterator[Record | Rejected]) -
             found_text = item if isinstance(item, Rejected) else checked(item, source)
             if isinstance(found_text, Rejected):
                 rejected.append(found_text)
+            elif found_text.turns:
+                mend = "give it Python preprocessors alone"
+                what = f"task {task.name!r} has tf_preprocessors, which see text only, and gives conversations"
+                failed.append(UserError(what, task.name, mend))
+                return
             else:
                 yield {source.text: found_text.text, source.id: found_text.id, "line": found_text.line}
 

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from t_elaine.data.chat import Turns
+from t_elaine.data.chat_templates import Part
 from t_elaine.data.formats import SHOWN, Record, Rejected, first_line
 from t_elaine.data.lines import Piece
 from t_elaine.data.sources import Document, Source, check_text, read_piece, text_hash
@@ -34,12 +36,19 @@ class Task:
 
 @dataclass(frozen=True, kw_only=True)
 class Text:
-    """A document ready for the tokenizer. `spans`: trained ranges of characters; None for all of it."""
+    """A document ready for the tokenizer.
+
+    Attributes:
+        text: of a conversation, what it says.
+        turns: of a conversation; of any other text none.
+        parts: what the chat template made of the turns.
+    """
 
     text: str
     id: str
     line: int
-    spans: tuple[tuple[int, int], ...] | None = None
+    turns: Turns = ()
+    parts: tuple[Part, ...] = ()
 
 
 def describe(task: Task) -> dict[str, Any]:
@@ -128,10 +137,13 @@ def _several(result: Fields | Iterable[Fields] | None) -> list[Fields]:
 def checked(record: Record, source: Source) -> Text | Rejected:
     """A record as a document, or the reason why it cannot be one."""
     line, fields = record
+    turns: Turns = fields.get("turns", ())
+    if turns:
+        fields = {**fields, source.text: "\n".join(turn.text() for turn in turns)}
     reason = check_text(fields, source)
     if reason:
         shown = fields.get(source.text, fields)
         return Rejected(line=line, reason=reason, shown=str(shown)[:SHOWN])
     text, name = fields[source.text], fields.get(source.id)
     identity = f"{text_hash(text):016x}" if name in (None, "") else str(name)
-    return Text(text=text, id=identity.encode("utf-8", "replace").decode(), line=line, spans=fields.get("spans"))
+    return Text(text=text, id=identity.encode("utf-8", "replace").decode(), line=line, turns=turns)

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from t_elaine.data import exam_filter
+from t_elaine.data import exam_filter, showing
 from t_elaine.data import tasks as registry
 from t_elaine.data.assembly import Work, holding, plan_work, seal
 from t_elaine.data.identity import Making
@@ -50,6 +50,7 @@ def prepare_named(
     mapper: Mapper | None = None,
     overwrite: bool = False,
     staging: str = STAGING,
+    show: int = 0,
     console: Console | None = None,
 ) -> list[dict[str, Any]]:
     """Prepare the tasks behind names of tasks and mixtures, write the mixtures' weights, print the report.
@@ -73,6 +74,8 @@ def prepare_named(
             path = write_mixture(name, weights, folder)
             console.print(f"weights of {name}: {path}", highlight=False, soft_wrap=True)
     report(manifests, console)
+    for task in wanted if show else ():
+        showing.show(str(folder / task), show, console)
     repeated = duplicates_between([folder / name for name in wanted]) if len(wanted) > 1 else 0
     if repeated:
         console.print(f"{repeated} documents repeat the text of a document in another store", highlight=False)
@@ -281,6 +284,10 @@ def report(manifests: Sequence[dict[str, Any]], console: Console) -> None:
         repeated = manifest["duplicates"]
         if lacking := without_held_out(manifest):
             console.print(f"{manifest['name']}: {lacking}", highlight=False)
+        if template := manifest["made_by"].get("template"):
+            left_out = manifest.get("system_turns_left_out", 0)
+            told = f"; {left_out} system turns left out: it has no place for them" if left_out else ""
+            console.print(f"{manifest['name']}: chat template {template['name']}{told}", highlight=False)
         if overlapping := exam_filter.told(manifest):
             console.print(f"{manifest['name']}: {overlapping}", highlight=False)
         if reasons:

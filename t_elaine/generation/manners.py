@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from t_elaine import paths
+from t_elaine.data.chat_choice import own_source, token_names
 from t_elaine.errors import UserError
 
 # Special tokens that end a turn or a text in the families that are read here; not every folder says so itself.
@@ -31,6 +32,14 @@ class Coder(Protocol):
 
     @property
     def special(self) -> dict[str, int]: ...
+
+    @property
+    def pieces(self) -> tuple[bytes, ...]: ...
+
+    @property
+    def encode_batch(self) -> Any: ...
+
+    def special_id(self, name: str, /) -> int: ...
 
     def encode(self, text: str, /) -> np.ndarray: ...
 
@@ -66,10 +75,9 @@ def read_manners(folders: Sequence[str], vocabulary: Coder) -> Manners:
     ends = _json(folders, "generation_config.json").get("eos_token_id")
     named = [ends] if isinstance(ends, int) else list(ends or ())
     named += [i for i in (vocabulary.eos, *map(vocabulary.special.get, ENDS)) if i is not None]
-    names = {name: _content(value) for name, value in config.items() if name.endswith("_token")}
     return Manners(
         chat_template=_chat_template(folders, config),
-        names={name: text for name, text in names.items() if text},
+        names=token_names(config),
         end_ids=tuple(sorted(set(named))),
         before=_before(folders, config, vocabulary),
     )
@@ -96,14 +104,7 @@ def _chat_template(folders: Sequence[str], config: Mapping[str, Any]) -> str:
         path = paths.join(folder, "chat_template.jinja")
         if paths.exists(path):
             return paths.read_text(path)
-    found = config.get("chat_template") or ""
-    if isinstance(found, list):  # several, by name
-        found = next((entry["template"] for entry in found if entry.get("name") == "default"), "")
-    return str(found)
-
-
-def _content(token: Any) -> str:
-    return str(token.get("content", "")) if isinstance(token, dict) else token if isinstance(token, str) else ""
+    return own_source(config)
 
 
 def _json(folders: Sequence[str], name: str) -> dict[str, Any]:

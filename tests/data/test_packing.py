@@ -1,5 +1,6 @@
 """Rows of one source: every token a target once an epoch, documents come back whole, no row depends on another."""
 
+import dataclasses
 from collections import Counter
 
 import numpy as np
@@ -253,3 +254,16 @@ def test_empty_blocks_and_one_token_documents(length):
     batch = rows_of(split_rows(store, length), store, length, range(8))
     assert not batch["weights"].any()
     assert set(batch["tokens"].reshape(-1).tolist()) == {1000, 2000, 3000, 5000}
+
+
+def test_an_example_whose_answer_would_be_cut_away_is_left_out():
+    # Documents of 10, 50, 50 and 50 tokens that teach from token 5, 20, 30 (the first beyond the row's end) and never.
+    block = make_store("s", [[10, 50, 50, 50]]).blocks[0]
+    spans = (np.array([0, 1, 2, 3, 3]), np.array([5, 20, 30]), np.array([10, 50, 50]))
+    store = FakeStore("s", [dataclasses.replace(block, trained=spans)])
+    packing = WholeRows(store.blocks, GROUPS, seed=1, length=29, truncate=True)
+    assert (packing.dropped, packing.truncated, packing.tokens) == (2, 1, 10 + 30)
+    rows = int(packing.rows_per_epoch)
+    batch = rows_of(packing, store, 29, range(rows))
+    learnt = sorted(batch["targets"][batch["weights"] > 0].tolist())
+    assert learnt == [*(PER + i for i in range(5, 10)), *(2 * PER + i for i in range(20, 30))]

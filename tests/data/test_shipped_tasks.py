@@ -25,9 +25,10 @@ def shipped_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
     """The shipped modules, freshly imported into empty registries."""
     monkeypatch.setattr(tasks, "TASKS", {})
     monkeypatch.setattr(tasks, "MIXTURES", {})
-    for name in ("data_tasks.samples", "data_tasks.public_corpora"):
+    modules = ("data_tasks.samples", "data_tasks.public_corpora", "data_tasks.instruction_sets")
+    for name in modules:
         monkeypatch.delitem(sys.modules, name, raising=False)
-    tasks.load_modules(("data_tasks.samples", "data_tasks.public_corpora"))
+    tasks.load_modules(modules)
 
 
 @pytest.mark.usefixtures("shipped_tasks")
@@ -116,3 +117,23 @@ def test_wrong_names_are_one_message(tmp_path: Path) -> None:
             command.prepare(**settings)  # type: ignore[arg-type]
         assert caught.value.mend
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("shipped_tasks")
+def test_mmedbench_gives_two_examples_a_question() -> None:
+    (form,) = tasks.TASKS["mmedbench_ja"].preprocessors
+    record = {
+        "question": "血圧を下げる生活習慣は？",
+        "options": {"A": "減塩", "B": "喫煙", "C": "運動"},
+        "answer_idx": ["A", "C"],
+        "rationale": "減塩と運動は血圧を下げる。",
+    }
+    with_reason, alone = (made["turns"] for made in form(record))
+    asked = "###Question: 血圧を下げる生活習慣は？ Which of the following is the best treatment for this patient? "
+    asked += "###Options: A. 減塩 B. 喫煙 C. 運動 "
+    assert with_reason[0].input == alone[0].input == asked
+    assert with_reason[1].content == "###Rationale: 減塩と運動は血圧を下げる。\n###Answer: OPTION A,C IS CORRECT."
+    assert alone[1].content == "###Answer: OPTION A,C IS CORRECT." and "Japanese doctor" in alone[0].content
+    assert len(list(form({**record, "rationale": ""}))) == 1
+    with pytest.raises(ValueError, match="answer outside the options"):
+        list(form({**record, "answer_idx": "E"}))

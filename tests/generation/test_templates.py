@@ -80,7 +80,7 @@ def test_a_template_is_rendered_in_the_sandbox(tmp_path: Path) -> None:
 
 def test_what_a_model_cannot_use_is_refused(tmp_path: Path) -> None:
     vocabulary = make_vocabulary(tmp_path)
-    for name, told in (("elaine", "eot_id"), ("chat", "no chat template"), ("alpaca", "no template is called")):
+    for name, told in (("elaine", "eot_id"), ("chat", "no chat template"), ("vicuna", "no template is called")):
         with pytest.raises(UserError, match=told):
             templates.choose(name, vocabulary, NO_MANNERS)
     assert templates.choose("", vocabulary, NO_MANNERS)[0] == "none"
@@ -110,4 +110,3 @@ def test_a_run_begins_prompts_as_its_training_rows(tmp_path: Path) -> None:
     vocabulary = SimpleNamespace(kind="tiktoken", bos=7, eos=8, special={})
     manners = read_manners(["nowhere", str(tmp_path)], vocabulary)  # type: ignore[arg-type]
     assert (manners.before, manners.end_ids, manners.chat_template) == ((5,), (3, 4, 8), CHATML)
-    assert templates.render(CHATML, TALK[:1], {}).endswith("<|im_end|>\n<|im_start|>assistant\n")

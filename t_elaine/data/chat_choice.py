@@ -1,0 +1,73 @@
+"""Which chat template writes conversations: a shipped one by name, the tokenizer's own, or a file."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from t_elaine.data import chat_jinja
+from t_elaine.data.chat_templates import OWN, Template, named
+from t_elaine.data.vocabulary import Vocabulary
+from t_elaine.errors import UserError
+
+PLAIN = "plain"
+OWN_FILE, CONFIG = "chat_template.jinja", "tokenizer_config.json"
+
+
+def choose(name: str, vocabulary: Vocabulary) -> Template:
+    """The template called so.
+
+    Args:
+        name: of a shipped one; "chat": the tokenizer's own; a path that ends in .jinja; "": the tokenizer's own, or
+            `plain` where it has none.
+        vocabulary: the tokenizer's.
+
+    Raises:
+        UserError: there is no such template, or this vocabulary cannot use it.
+    """
+    files = vocabulary.files()
+    config = _json(files[CONFIG]) if CONFIG in files else {}
+    if name.endswith(".jinja"):
+        source = _text(Path(name))
+    else:
+        source = _text(files[OWN_FILE]) if OWN_FILE in files else own_source(config)
+    if name == OWN and not source:
+        mend = f"name a template, or put {OWN_FILE} beside the tokenizer"
+        raise UserError("this tokenizer has no chat template", str(vocabulary.path), mend)
+    if name and name != OWN and not name.endswith(".jinja"):
+        return named(name, vocabulary)
+    if not source:
+        return named(PLAIN, vocabulary)
+    return chat_jinja.own(source, token_names(config), vocabulary, Path(name).name or OWN)
+
+
+def own_source(config: Mapping[str, Any]) -> str:
+    """The Jinja source in tokenizer_config.json, "" where there is none. A chat_template.jinja beside it goes first."""
+    found = config.get("chat_template") or ""
+    if isinstance(found, list):  # several, by name
+        found = next((entry["template"] for entry in found if entry.get("name") == "default"), "")
+    return str(found)
+
+
+def token_names(config: Mapping[str, Any]) -> dict[str, str]:
+    """What a template may name, bos_token, eos_token …, of tokenizer_config.json."""
+    names = {name: _content(value) for name, value in config.items() if name.endswith("_token")}
+    return {name: text for name, text in names.items() if text}
+
+
+def _content(token: Any) -> str:
+    return str(token.get("content", "")) if isinstance(token, dict) else token if isinstance(token, str) else ""
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"the chat template cannot be read: {error}", str(file), "check the path") from error
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise UserError(f"{file.name} is not JSON: {error}", str(file), "copy it again") from error
