@@ -1,4 +1,4 @@
-"""How much of packed chat rows is padding: `python -m benchmarks.padding --length 2048 STORE …` (stores of `prepare`)."""
+"""How much of packed chat rows is padding: `python -m benchmarks.padding --length 2048 STORE …`."""
 
 import argparse
 
