@@ -22,6 +22,7 @@ from t_elaine.errors import UserError
 from t_elaine.feeding import Feed
 from t_elaine.model import capability
 from t_elaine.model.config import ComputeConfig, LlamaConfig
+from t_elaine.model.lora import Lora
 from t_elaine.parallel import agreement
 from t_elaine.parallel.hosts import Hosts, together, without_hosts
 from t_elaine.parallel.line import Line
@@ -29,6 +30,7 @@ from t_elaine.parallel.mesh import MeshConfig, described, make_mesh
 from t_elaine.parallel.pace import Pace
 from t_elaine.training import held_out, run_folder, tracing
 from t_elaine.training import loop as looping
+from t_elaine.training.adapting import begin
 from t_elaine.training.building import build_step
 from t_elaine.training.compilation import compiled, keep_compiled
 from t_elaine.training.fit import check_fit, text
@@ -40,8 +42,8 @@ from t_elaine.training.metrics import mfu
 from t_elaine.training.optimizer import AdamW, Schedule
 from t_elaine.training.packed import check_packing
 from t_elaine.training.sinks import open_sinks
-from t_elaine.training.start import Begun, Start, begin, split_state
-from t_elaine.training.step import Step, batch_layout, batch_shapes, token_count
+from t_elaine.training.start import Begun, Start, split_state
+from t_elaine.training.step import Step, batch_layout, batch_shapes, token_count, weights
 from t_elaine.training.stopping import stopping
 from t_elaine.training.watchdog import Watch, Watchdog
 
@@ -79,6 +81,7 @@ def train(
     lease: Lease | None = None,
     checkpoints: Checkpointing | None = None,
     start: Start | None = None,
+    lora: Lora | None = None,
     rows_per_device: int = 1,
     seed: int = 0,
     verify_stores: bool = True,
@@ -108,6 +111,7 @@ def train(
         lease: when a run's folder in an object store counts as left.
         checkpoints: how often they are written, how many are kept.
         start: weights of a new run; None: random ones.
+        lora: train adapters beside the start's weights, which stay as they are; None: train the weights.
         rows_per_device: rows of a microbatch on one device; accumulation follows from the batch.
         seed: of random initial weights.
         verify_stores: compare every store file with its sha256 first (reads all of them).
@@ -148,7 +152,7 @@ def train(
             say(f"warning: {warning}")
         moment = (optimizer or AdamW()).first_moment_dtype
         microbatches = feeding.batch_shape(data, rows_per_device, devices.shape)[0]
-        needed, there = check_fit(model, compute, devices, rows_per_device, length, moment, microbatches)
+        needed, there = check_fit(model, compute, devices, rows_per_device, length, moment, microbatches, lora)
         say(f"a device needs about {text(needed.total)} of {text(there)}")
         check_packing(model, compute, devices, length, say)
         with run_folder.in_use(run_dir, lease, take_over, say):
@@ -164,8 +168,10 @@ def train(
                 feed.byte_lengths,
                 compiler_options,
                 z_loss,
+                lora,
+                seed,
             )
-            begun = begin(run_dir, start or Start(), model, step.state_shapes, feed.vocabulary_sha256, seed, say)
+            begun = begin(run_dir, start or Start(), model, step.state_shapes, feed.vocabulary_sha256, seed, say, lora)
             meta = CheckpointMeta(
                 step=begun.step,
                 tokens=0,
@@ -174,6 +180,7 @@ def train(
                 model=dataclasses.asdict(model),
                 config_hash=run_folder.config_hash(config_text),
                 parent=begun.parent,
+                adapter=begun.adapter,
             )
             run = Run(
                 folder=run_dir,
@@ -272,7 +279,7 @@ def go(
         due=checkpoints.due,
         save=save,
         stop=stop,
-        mfu=lambda rate: mfu(run.model, run.compute, length, rate, kinds),
+        mfu=lambda rate: mfu(run.model, run.compute, length, rate, kinds, run.meta.adapter is not None),
         evaluators=evaluators(run),
         sinks=[*sinks, *([footprint] if run_folder.is_main() else [])],
         spent=lambda: hours.figures() | footprint.figures(),
@@ -310,7 +317,7 @@ def probe(run: Run, begun: Begun) -> None:
         say(f"{parent} holds no probe.json: the start's loss is not compared with a reference")
         return
     groups = len(run.feed.loader.groups)
-    loss = held_out.check_probe(run.step, begun.state["params"], found, run.feed.shape[1], groups, parent)
+    loss = held_out.check_probe(run.step, weights(begun.state), found, run.feed.shape[1], groups, parent)
     say(f"loss on the probe rows {loss:.4f}; the reference model has {found[1]:.4f}")
 
 

@@ -85,6 +85,7 @@ def asked(
         price=loop.price_per_chip_hour,
         groups=groups,
         first_moment_dtype=(training.get("optimizer") or AdamW()).first_moment_dtype,
+        lora=training.get("lora"),
         options=training.get("compiler_options") or {},
         assumed=assumed,
         rates=rates(assumed, where.chip, where.devices),
@@ -130,6 +131,7 @@ def by_compiler(question: Question, training: Mapping[str, Any], hlo_out: str) -
         lengths,
         question.options,
         training.get("z_loss", 0.0),
+        training.get("lora"),
     )
     done = compile_step(step, question.shape)
     if isinstance(done, TooLarge):

@@ -33,6 +33,8 @@ class CheckpointMeta:
         config_hash: sha256 of the run's operative settings.
         parent: what the run started from (a run folder, or a hub name with revision), None from scratch.
         has_optimizer: False for imported or merged models.
+        adapter: where the parameters are adapters: their settings, their base's place and its fingerprint
+            (`adapters.record`); None: a whole model.
     """
 
     step: int
@@ -43,6 +45,7 @@ class CheckpointMeta:
     config_hash: str
     parent: str | None = None
     has_optimizer: bool = True
+    adapter: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
@@ -52,7 +55,7 @@ class CheckpointMeta:
 def meta_from_dict(values: dict[str, Any], where: str) -> CheckpointMeta:
     """The record from its JSON form; a missing or unknown field is a UserError that names it."""
     known = {field.name for field in dataclasses.fields(CheckpointMeta)}
-    if set(values) - known or known - set(values) - {"parent", "has_optimizer"}:
+    if set(values) - known or known - set(values) - {"parent", "has_optimizer", "adapter"}:
         odd = sorted((set(values) - known) | (known - set(values)))
         raise UserError(f"the checkpoint's record has other fields than expected: {', '.join(odd)}", where)
     return CheckpointMeta(**values)

@@ -35,6 +35,7 @@ DATACLASSES: tuple[str, ...] = (
     "t_elaine.model.config:LlamaConfig",
     "t_elaine.model.config:RopeScaling",
     "t_elaine.model.config:ComputeConfig",
+    "t_elaine.model.lora:Lora",
     "t_elaine.parallel.mesh:MeshConfig",
     "t_elaine.parallel.hosts:Hosts",
     "t_elaine.training.optimizer:Schedule",

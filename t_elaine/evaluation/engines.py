@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from t_elaine import paths
-from t_elaine.checkpoints import layout, reading, verify
+from t_elaine.checkpoints import adapters, layout, reading, verify
 from t_elaine.data.packing import best_fit
 from t_elaine.data.vocabulary import Vocabulary, load_vocabulary
 from t_elaine.errors import UserError
@@ -93,7 +93,7 @@ def open_model(path: str) -> Model:
         identity=_digest(paths.read_text(paths.join(folder, layout.DIGESTS))),
         config=config,
         vocabulary=vocabulary,
-        load=lambda mesh: reading.restore(run_dir, step, parameter_targets(config, mesh)),
+        load=lambda mesh: adapters.restore_whole(run_dir, step, parameter_targets(config, mesh)),
     )
 
 

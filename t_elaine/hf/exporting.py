@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from t_elaine import paths
-from t_elaine.checkpoints import reading, verify
+from t_elaine.checkpoints import adapters, reading
 from t_elaine.checkpoints.layout import CheckpointMeta, step_dir
 from t_elaine.errors import UserError
 from t_elaine.faults import fault_point
@@ -145,7 +145,7 @@ def check_digests(run_dir: str, step: int) -> None:
     Raises:
         UserError: a file is damaged or missing.
     """
-    if faults := verify.faults(step_dir(run_dir, step), ("params", "meta")):
+    if faults := adapters.faults(run_dir, step):
         raise UserError(
             f"the checkpoint is damaged: {faults[0]}", step_dir(run_dir, step), "export another checkpoint of this run"
         )

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from t_elaine.checkpoints import reading
+from t_elaine.checkpoints import adapters
 from t_elaine.errors import UserError
 from t_elaine.hf import importing, mapping, reference, tensors, walking
 from t_elaine.hf.importing import Source
@@ -73,8 +73,8 @@ def make_prompts(texts: dict[str, tuple[str, ...]], encode: Callable[[list[str]]
 
 
 def checkpoint_source(run_dir: str, step: int) -> Source:
-    """The parameters as a checkpoint holds them."""
-    read = reading.tensor_reader(run_dir, step)
+    """The parameters as a checkpoint holds them, adapters merged into their base."""
+    read = adapters.whole_reader(run_dir, step)
     return lambda weight, layer, box: read(weight.path, layer, box)
 
 

@@ -195,6 +195,12 @@ def from_hf(hf: Mapping[str, Any]) -> LlamaConfig:
     )
 
 
+def from_record(fields: Mapping[str, Any]) -> LlamaConfig:
+    """The model's shape from the plain values of a checkpoint's record."""
+    scaling = fields.get("rope_scaling")
+    return LlamaConfig(**{**fields, "rope_scaling": RopeScaling(**scaling) if scaling else None})
+
+
 def _read_rope(hf: Mapping[str, Any]) -> tuple[float, RopeScaling | None]:
     new, old = hf.get("rope_parameters") or {}, hf.get("rope_scaling") or {}
     theta = new.get("rope_theta", hf.get("rope_theta", 10000.0))

@@ -16,8 +16,9 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from t_elaine.model import attention, context, heads_tpu, rope
+from t_elaine.model.adapted import Adapted, gated_linear, linear, normed_linears
 from t_elaine.model.config import OFFLOAD, SAVEABLE, ComputeConfig, LlamaConfig
-from t_elaine.model.ops import gated_linear, linear, look_up, normed_linears, rms_norm, unstack
+from t_elaine.model.ops import look_up, rms_norm, unstack
 from t_elaine.model.placement import constrain, row_major, stored
 
 Params = dict[str, Any]
@@ -103,20 +104,20 @@ def _normed(x_BTD: jax.Array, scale_D: jax.Array, eps: float) -> Normed:
     return lambda weights, axes: normed_linears(x_BTD, scale_D, weights, axes, eps)
 
 
-def _stored(w: jax.Array, *shape: int) -> jax.Array:
-    """A weight as a matrix, still in pieces.
+def _stored(w: Any, *shape: int) -> Any:
+    """A weight as a matrix, still in pieces; an adapted one is a matrix already.
 
     (Left to reshape afterwards, the TPU compiler gathers [D,H,h] with few heads by summing whole tensors of zeros.)
     """
-    return stored(w.reshape(shape))
+    return w if isinstance(w, Adapted) else stored(w.reshape(shape))
 
 
 def _heads(
-    w: Params, normed: Normed, cos: jax.Array, sin: jax.Array, compute: ComputeConfig
+    config: LlamaConfig, w: Params, normed: Normed, cos: jax.Array, sin: jax.Array, compute: ComputeConfig
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
     """The residual stream; queries and keys, turned, and values: [B,T,N,h] each."""
-    (D, H, h), K = w["q"].shape, w["k"].shape[1]
-    if compute.attention == "flash_tpu" and heads_tpu.possible(h):
+    D, H, K, h = config.embed, config.q_heads, config.kv_heads, config.head_dim
+    if compute.attention == "flash_tpu" and heads_tpu.possible(h) and not isinstance(w["q"], Adapted):
         together = jnp.concatenate([w[name].reshape(D, -1) for name in "qkv"], axis=1)
         x, (y,) = normed((_stored(together, D, -1),), (("embed", "q_heads"),))
         if "q_bias" in w:
@@ -138,22 +139,29 @@ def _heads(
 # (A kernel under a scope called attention would be taken for one by estimates, which go by names.)
 @jax.named_scope("attn")
 def _attention(
-    w: Params, normed: Normed, cos: jax.Array, sin: jax.Array, attend: Attend, compute: ComputeConfig
+    config: LlamaConfig,
+    w: Params,
+    normed: Normed,
+    cos: jax.Array,
+    sin: jax.Array,
+    attend: Attend,
+    compute: ComputeConfig,
 ) -> tuple[jax.Array, Any]:
-    x, (q, k, v) = _heads(w, normed, cos, sin, compute)
+    x, (q, k, v) = _heads(config, w, normed, cos, sin, compute)
     out, kept = attend(q, k, v)
-    y = linear(out.reshape(*out.shape[:2], -1), _stored(w["o"], -1, w["o"].shape[-1]), ("q_heads", "embed"))
+    y = linear(out.reshape(*out.shape[:2], -1), _stored(w["o"], -1, config.embed), ("q_heads", "embed"))
     return x + y, kept
 
 
 @jax.named_scope("mlp")
-def _mlp(w: Params, normed: Normed) -> jax.Array:
-    x, wide = normed(tuple(_stored(w[name], *w[name].shape) for name in ("gate", "up")), (("embed", "mlp"),) * 2)
+def _mlp(config: LlamaConfig, w: Params, normed: Normed) -> jax.Array:
+    D, F = config.embed, config.mlp
+    x, wide = normed(tuple(_stored(w[name], D, F) for name in ("gate", "up")), (("embed", "mlp"),) * 2)
     gate, up = (
         checkpoint_name(constrain(y, "batch", "sequence", "mlp"), name)
         for y, name in zip(wide, ("gate", "up"), strict=True)
     )
-    return x + gated_linear(gate, up, _stored(w["down"], *w["down"].shape), ("mlp", "embed"))
+    return x + gated_linear(gate, up, _stored(w["down"], F, D), ("mlp", "embed"))
 
 
 def plain_layer(
@@ -168,14 +176,16 @@ def plain_layer(
         attend: turned queries, keys and values [B,T,N,h] → [B,T,H,h], and anything beside it.
     """
     dtype = jnp.dtype(compute.dtype)
+    is_adapted = lambda leaf: isinstance(leaf, Adapted)  # noqa: E731
+    cast = lambda leaf: leaf if is_adapted(leaf) else leaf.astype(dtype)  # noqa: E731
 
     def layer(x_BTD: jax.Array, w: Params) -> tuple[jax.Array, Any]:
-        matrices = jax.tree.map(lambda leaf: leaf.astype(dtype), {"attention": w["attention"], "mlp": w["mlp"]})
+        matrices = jax.tree.map(cast, {"attention": w["attention"], "mlp": w["mlp"]}, is_leaf=is_adapted)
         normed = _normed(x_BTD, w["attention_norm"]["scale"], config.norm_eps)
-        x_BTD, kept = _attention(matrices["attention"], normed, cos, sin, attend, compute)
+        x_BTD, kept = _attention(config, matrices["attention"], normed, cos, sin, attend, compute)
         x_BTD = checkpoint_name(row_major(constrain(x_BTD, "batch", "sequence", None)), "middle")
         normed = _normed(x_BTD, w["mlp_norm"]["scale"], config.norm_eps)
-        x_BTD = _mlp(matrices["mlp"], normed)
+        x_BTD = _mlp(config, matrices["mlp"], normed)
         return row_major(constrain(x_BTD, "batch", "sequence", None)), kept
 
     return layer

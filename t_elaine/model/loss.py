@@ -101,14 +101,20 @@ Sums = tuple[jax.Array, jax.Array, jax.Array]
 
 @jax.named_scope("loss")
 def weighted_nll(
-    x_BTD: jax.Array, w_DV: jax.Array, targets_BT: jax.Array, weights_BT: jax.Array, chunk: int, z_loss: float = 0.0
+    x_BTD: jax.Array,
+    w_DV: jax.Array,
+    targets_BT: jax.Array,
+    weights_BT: jax.Array,
+    chunk: int,
+    z_loss: float = 0.0,
+    frozen: bool = False,
 ) -> Sums:
     """What is minimised, each target's negative log likelihood, the z-loss: float32 [], [B,T], [].
 
     The first is the weighted sum of the second, plus the third: `z_loss` times the weighted sum of squared
     log-normalisers (Chowdhery et al. 2022, arXiv 2204.02311, section 5), which keeps logits from drifting. Other
-    arguments as for `chunked_cross_entropy`; weights_BT float32. Gradients flow from the first into x and w only; the
-    others are for metrics.
+    arguments as for `chunked_cross_entropy`; weights_BT float32. Gradients flow from the first into x and w only (of a
+    frozen table none is computed); the others are for metrics.
     """
     B, T = x_BTD.shape[:2]
 
@@ -124,7 +130,7 @@ def weighted_nll(
     def run(x: jax.Array, w: jax.Array) -> Sums:
         return forward(x, w)
 
-    def run_forward(x: jax.Array, w: jax.Array) -> tuple[Sums, tuple[jax.Array, jax.Array]]:
+    def run_forward(x: jax.Array, w: jax.Array) -> tuple[Sums, tuple[jax.Array, Any]]:
         table = gathered(w, x.dtype, None, "vocab")  # once, not for each chunk
 
         def one(kept: jax.Array, indexed: tuple[jax.Array, ...]) -> tuple[jax.Array, tuple[jax.Array, ...]]:
@@ -137,30 +143,31 @@ def weighted_nll(
                 softmax = softmax * (1 + 2 * z_loss * normaliser[..., None])
             error = ((softmax - hit) * weights[..., None]).astype(x.dtype)
             dx = jnp.einsum("PSCV,DV->PSCD", error, table, preferred_element_type=jnp.float32)
-            kept = jax.lax.dynamic_update_index_in_dim(kept, error, index, 0)
+            if not frozen:
+                kept = jax.lax.dynamic_update_index_in_dim(kept, error, index, 0)
             return kept, (nll, normaliser, dx.astype(x.dtype))
 
         def group(carry: tuple[Any, jax.Array], part: tuple[jax.Array, ...]) -> tuple[Any, tuple[jax.Array, ...]]:
             dw, kept = carry  # one room for all groups: a TPU fills each new one with zeros first
             kept, results = jax.lax.scan(one, kept, (jnp.arange(kept.shape[0]), *part))
+            if frozen:
+                return carry, results
             more = jnp.einsum("GPSCD,GPSCV->PSDV", part[0], kept, preferred_element_type=jnp.float32)
             more = constrain(more, "batch", "sequence", None, "vocab")
             return ((more if dw is None else dw + more), kept), results
 
         parts = (_chunks(x, chunk), _chunks(targets_BT, chunk), _chunks(weights_BT, chunk))
-        kept = jnp.zeros((_chunks_a_group(parts[0]), *parts[0].shape[1:4], table.shape[1]), x.dtype)
+        kept = jnp.zeros((_chunks_a_group(parts[0]), *parts[0].shape[1:4], 0 if frozen else table.shape[1]), x.dtype)
         dw, results = _in_groups(group, constrain(kept, None, "batch", "sequence", None, "vocab"), parts)
         nll, normaliser, dx = (_rows(result, B, T) for result in results)
         penalty = penalised(normaliser)
-        return (jnp.sum(nll * weights_BT) + penalty, nll, penalty), (
-            dx,
-            summed(dw, x.dtype, "embed", "vocab").astype(w.dtype),
-        )
+        dtable = None if frozen else summed(dw, x.dtype, "embed", "vocab").astype(w.dtype)
+        return (jnp.sum(nll * weights_BT) + penalty, nll, penalty), (dx, dtable)
 
-    def run_backward(residuals: tuple[jax.Array, jax.Array], cotangents: Sums) -> tuple[jax.Array, jax.Array]:
+    def run_backward(residuals: tuple[jax.Array, Any], cotangents: Sums) -> tuple[jax.Array, Any]:
         dx, dw = residuals
         scale = cotangents[0]
-        return (dx * scale.astype(dx.dtype)), dw * scale.astype(dw.dtype)
+        return (dx * scale.astype(dx.dtype)), None if frozen else dw * scale.astype(dw.dtype)
 
     run.defvjp(run_forward, run_backward)
     return run(x_BTD, w_DV)

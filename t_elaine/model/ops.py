@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
 from t_elaine.model.apart import by_device, summed
@@ -244,7 +245,12 @@ def _unstack_forward(tree: Any) -> tuple[list[Any], None]:
 
 
 def _unstack_backward(_: None, layers: list[Any]) -> tuple[Any]:
-    return (jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers),)
+    def stacked(*leaves: Any) -> Any:
+        if leaves[0].dtype != jax.dtypes.float0:
+            return jnp.stack(leaves)
+        return np.zeros((len(leaves), *leaves[0].shape), jax.dtypes.float0)  # of codes and keys, which have no gradient
+
+    return (jax.tree.map(stacked, *layers),)
 
 
 unstack.defvjp(_unstack_forward, _unstack_backward)

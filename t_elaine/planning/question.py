@@ -8,6 +8,7 @@ from typing import Any
 from jax.sharding import AbstractMesh, AxisType
 
 from t_elaine.model.config import ComputeConfig, LlamaConfig
+from t_elaine.model.lora import Lora
 from t_elaine.parallel.mesh import AXES
 from t_elaine.planning.assumptions import Assumptions, Rates
 from t_elaine.planning.topology import Topology
@@ -30,6 +31,7 @@ class Question:
         price: of one chip and hour, in any currency; None: not told.
         groups: groups of the per-group loss that are assumed.
         first_moment_dtype: of AdamW.
+        lora: adapters beside a frozen model; None: the model is trained.
         options: XLA's.
         assumed: what estimates rest on.
         rates: the same with the chip's own figures filled in.
@@ -45,6 +47,7 @@ class Question:
     price: float | None = None
     groups: int = 18
     first_moment_dtype: str = "float32"
+    lora: Lora | None = None
     options: Mapping[str, str] = dataclasses.field(default_factory=dict)
     assumed: Assumptions
     rates: Rates
@@ -72,7 +75,7 @@ class Question:
     @property
     def model_flops(self) -> float:
         """Of one device in a step, recomputation not counted, causal attention's masked half taken off."""
-        total = flops_per_token(self.model, self.shape[2]) * self.tokens_a_device
+        total = flops_per_token(self.model, self.shape[2], self.lora is not None) * self.tokens_a_device
         return total - self.attention_flops
 
     @property
@@ -85,8 +88,8 @@ class Question:
         """Bytes on one device, from shapes alone."""
         mesh: Any = AbstractMesh(tuple(self.mesh.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES))
         A, _, T = self.shape
-        moment = self.first_moment_dtype
-        return need(self.model, self.compute, mesh, self.rows, T, first_moment_dtype=moment, microbatches=A)
+        further: dict[str, Any] = {"first_moment_dtype": self.first_moment_dtype, "microbatches": A, "lora": self.lora}
+        return need(self.model, self.compute, mesh, self.rows, T, **further)
 
     def but(self, **changes: Any) -> "Question":
         """The same question with other settings of `compute`."""

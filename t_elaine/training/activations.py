@@ -31,7 +31,12 @@ class Activations:
 
 
 def activations(
-    config: LlamaConfig, compute: ComputeConfig, axes: Mapping[str, int], rows: int, length: int
+    config: LlamaConfig,
+    compute: ComputeConfig,
+    axes: Mapping[str, int],
+    rows: int,
+    length: int,
+    frozen: bool = False,
 ) -> Activations:
     """What one device holds of activations.
 
@@ -41,6 +46,7 @@ def activations(
         axes: mesh axis → devices along it.
         rows: of a microbatch, on this device.
         length: tokens of a row, of which the device has 1/context.
+        frozen: the output table gets no gradient.
     """
     tokens, tensor = rows * length // axes["context"], axes["tensor"]
     width = 4 if compute.dtype == "float32" else 2
@@ -57,7 +63,7 @@ def activations(
         a_layer = tokens * width * (config.embed + sum(sizes[name] for name in saved)) + norms
     return Activations(
         kept=config.layers * a_layer,
-        loss=loss(config, compute, tokens, rows, width, tensor),
+        loss=loss(config, compute, tokens, rows, width, tensor, frozen),
         layer=_layer(config, compute, tokens, width, tensor, length) + 2 * scores,
     )
 
@@ -69,7 +75,15 @@ def tensors(config: LlamaConfig, tensor: int) -> dict[str, int]:
     return {"q": q, "k": kv, "v": kv, "attention": q, "middle": config.embed, "gate": mlp, "up": mlp}
 
 
-def loss(config: LlamaConfig, compute: ComputeConfig, tokens: int, rows: int, width: int, tensor: int) -> int:
+def loss(
+    config: LlamaConfig,
+    compute: ComputeConfig,
+    tokens: int,
+    rows: int,
+    width: int,
+    tensor: int,
+    frozen: bool = False,
+) -> int:
     """What `model.loss.weighted_nll` holds: the table, a chunk's logits, kept errors, the table's gradient."""
     table = config.embed * config.vocab_size // tensor
     chunk = max(1, min(rows * compute.loss_chunk, tokens))
@@ -77,6 +91,8 @@ def loss(config: LlamaConfig, compute: ComputeConfig, tokens: int, rows: int, wi
     most = max(1, 4 * config.embed // (chunk * width))
     group = max(size for size in range(1, chunks + 1) if chunks % size == 0 and size <= most)
     logits = 4 * chunk * config.vocab_size // tensor
+    if frozen:  # no errors are kept: a chunk's logits, and what it is off by
+        return table * width + logits + logits * width // 4 + 2 * tokens * config.embed * width
     errors = group * chunk * config.vocab_size * width // tensor
     gradient = 4 * table
     while_chunks, while_product = table * width + errors + logits, errors + gradient

@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 
 from t_elaine.errors import UserError
 from t_elaine.model.config import OFFLOAD, ComputeConfig, LlamaConfig
+from t_elaine.model.lora import Lora
 from t_elaine.training.optimizer import AdamW, Schedule, learning_rate
 from t_elaine.training.step import Step, make_step
 
@@ -25,6 +26,8 @@ def build_step(
     byte_lengths: np.ndarray,
     compiler_options: Mapping[str, str] | None = None,
     z_loss: float = 0.0,
+    lora: Lora | None = None,
+    seed: int = 0,
 ) -> Step:
     """The jitted step of a run.
 
@@ -39,6 +42,8 @@ def build_step(
         byte_lengths: int32 [V].
         compiler_options: XLA options.
         z_loss: coefficient.
+        lora: adapters beside a frozen model; None: the model is trained.
+        seed: of the adapters' dropout.
 
     Raises:
         UserError: tensors are to be kept in a host memory that the devices do not have.
@@ -55,6 +60,8 @@ def build_step(
         byte_lengths,
         compiler_options=compiler_options,
         z_loss=z_loss,
+        lora=lora,
+        seed=seed,
     )
 
 

@@ -10,13 +10,16 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from t_elaine.errors import UserError
 from t_elaine.model import llama
 from t_elaine.model.config import ComputeConfig, LlamaConfig
+from t_elaine.model.lora import Lora
 from t_elaine.parallel import sharding as layouts
 from t_elaine.training.activations import activations
+from t_elaine.training.trained import Trained
 
 HOST_RESERVE = 2 << 30  # the interpreter, libraries and the data loader, where the host's memory is the devices' too
 
@@ -26,7 +29,7 @@ class Need:
     """Bytes on one device.
 
     Args:
-        parameters: its pieces of them.
+        parameters: its pieces of them, a frozen base's and the adapters beside it too.
         moments: the optimizer's.
         gradients: its pieces of them.
         activations: at the worst moment.
@@ -59,19 +62,20 @@ def need(
     rules: Mapping[str, tuple[str, ...]] = layouts.RULES,
     first_moment_dtype: str = "float32",
     microbatches: int = 1,
+    lora: Lora | None = None,
 ) -> Need:
     """Bytes that one device needs for a training step.
 
     Parameters, gradients and the second moment in float32, the first in its own dtype, in this device's pieces;
     activations: see `activations`. Where gradients of several microbatches are added up, one's stand beside the sum.
+    With adapters these three are theirs alone, and the frozen base is held as it is kept.
     """
-    shapes = llama.parameter_shapes(config)
-    shardings = layouts.shardings(llama.parameter_axes(config), mesh, rules, shapes)
-    pieces = jax.tree.map(lambda s, where: math.prod(where.shard_shape(s.shape)) * 4, shapes, shardings)
-    parameters = sum(jax.tree.leaves(pieces))
-    used = activations(config, compute, mesh.shape, rows_per_device, length)
+    trained = Trained(config, lora)
+    parameters = _held(trained.shapes(), trained.shardings(mesh, rules))
+    frozen = _held(trained.frozen_shapes(), trained.frozen_shardings(mesh, rules))
+    used = activations(config, compute, mesh.shape, rows_per_device, length, frozen=lora is not None)
     return Need(
-        parameters=parameters,
+        parameters=parameters + frozen,
         moments=parameters + (parameters if first_moment_dtype == "float32" else parameters // 2),
         gradients=parameters * min(microbatches, 2),
         activations=used.total,
@@ -79,14 +83,21 @@ def need(
     )
 
 
+def _held(shapes: Any, shardings: Any) -> int:
+    """Bytes of one device's pieces."""
+    piece = lambda s, where: math.prod(where.shard_shape(s.shape)) * jnp.dtype(s.dtype).itemsize  # noqa: E731
+    return sum(jax.tree.leaves(jax.tree.map(piece, shapes, shardings)))
+
+
 def parameter_count(config: LlamaConfig) -> int:
     """Parameters of the model."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(llama.parameter_shapes(config)))
 
 
-def state_bytes(config: LlamaConfig, first_moment_dtype: str = "float32") -> int:
+def state_bytes(config: LlamaConfig, first_moment_dtype: str = "float32", lora: Lora | None = None) -> int:
     """Bytes of parameters and moments on all devices together, counted once: those of a checkpoint's arrays."""
-    return parameter_count(config) * (4 + 4 + (4 if first_moment_dtype == "float32" else 2))
+    count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(Trained(config, lora).shapes()))
+    return count * (4 + 4 + (4 if first_moment_dtype == "float32" else 2))
 
 
 def device_memory(mesh: Mesh) -> tuple[int, str]:
@@ -121,13 +132,14 @@ def check_fit(
     length: int,
     first_moment_dtype: str = "float32",
     microbatches: int = 1,
+    lora: Lora | None = None,
 ) -> tuple[Need, int]:
     """Refuse a run that cannot fit, with the bytes it needs, the bytes there, and what would make it fit.
 
     Returns:
         what it needs and what is there, a device.
     """
-    further: dict[str, Any] = {"first_moment_dtype": first_moment_dtype, "microbatches": microbatches}
+    further: dict[str, Any] = {"first_moment_dtype": first_moment_dtype, "microbatches": microbatches, "lora": lora}
     wanted = need(config, compute, mesh, rows_per_device, length, **further)
     there, source = device_memory(mesh)
     if not there or wanted.total <= there:

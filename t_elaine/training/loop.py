@@ -16,12 +16,14 @@ import jax
 from t_elaine.errors import UserError
 from t_elaine.training.metrics import Record, step_record
 from t_elaine.training.sinks import Sink
+from t_elaine.training.step import weights
 
 State = dict[str, Any]
 Metrics = dict[str, jax.Array]
 USES = ("data", "compute", "waiting", "evaluation", "checkpoint")  # waiting, for the devices, is a part of compute
 ASKED = "stopped as asked"  # Loop.stop_at
-# (name, every, what): every so many steps (and at the end) what(params) → sums' record as from `metrics.by_group`.
+# (name, every, what): every so many steps (and at the end) what(`step.weights`) → sums' record as from
+# `metrics.by_group`.
 Evaluator = tuple[str, int, Callable[[Any], Record]]
 
 
@@ -191,7 +193,7 @@ def evaluate(state: State, done: int, handed: Handed, every_one: bool) -> None:
     for name, every, figures in handed.evaluators:
         if every_one or (every and done % every == 0):
             with jax.transfer_guard("allow"):
-                record = {"kind": name, "step": done, **figures(state["params"])}
+                record = {"kind": name, "step": done, **figures(weights(state))}
             for sink in handed.sinks:
                 sink.write(record)
 

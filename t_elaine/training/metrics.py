@@ -36,24 +36,31 @@ def peak_flops(device_kind: str, dtype: str) -> float | None:
     return PEAK_FLOPS[max(matching, key=len)] if matching and dtype == "bfloat16" else None
 
 
-def flops_per_token(config: LlamaConfig, length: int) -> float:
+def flops_per_token(config: LlamaConfig, length: int, frozen: bool = False) -> float:
     """Training FLOPs of one token, recomputation not counted: 6 for each matmul weight and 12·L·H·h·T for attention.
 
     The count of Chowdhery et al. 2022 (PaLM, arXiv 2204.02311, appendix B); the causal half is not taken off, and the
-    embedding lookup is no matmul.
+    embedding lookup is no matmul. Frozen weights have no gradient: 4 for each; adapters' own are not counted.
     """
     width, heads = config.head_dim, config.q_heads + 2 * config.kv_heads
     layer = config.embed * width * (heads + config.q_heads) + 3 * config.embed * config.mlp
     weights = config.layers * layer + config.embed * config.vocab_size
-    return 6.0 * weights + 12.0 * config.layers * config.q_heads * width * length
+    return (4.0 if frozen else 6.0) * weights + 12.0 * config.layers * config.q_heads * width * length
 
 
-def mfu(config: LlamaConfig, compute: ComputeConfig, length: int, rate: float, kinds: Sequence[str]) -> float | None:
+def mfu(
+    config: LlamaConfig,
+    compute: ComputeConfig,
+    length: int,
+    rate: float,
+    kinds: Sequence[str],
+    frozen: bool = False,
+) -> float | None:
     """Model FLOPs utilisation: FLOP/s of `rate` tokens/s over the devices' peak; None where a peak is unknown."""
     peaks = [peak_flops(kind, compute.dtype) for kind in kinds]
     if not peaks or any(peak is None for peak in peaks):
         return None
-    return rate * flops_per_token(config, length) / sum(peak for peak in peaks if peak)
+    return rate * flops_per_token(config, length, frozen) / sum(peak for peak in peaks if peak)
 
 
 def by_group(sums_4G: np.ndarray, groups: Sequence[tuple[str, str]]) -> Record:

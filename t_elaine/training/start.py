@@ -7,10 +7,12 @@ from typing import Any
 
 import jax
 
-from t_elaine.checkpoints import layout, reading, writing
+from t_elaine.checkpoints import adapters, layout, reading, writing
+from t_elaine.errors import UserError
 from t_elaine.model import llama
 from t_elaine.model.config import LlamaConfig
 from t_elaine.training.step import State, init_state
+from t_elaine.training.trained import BASE, PARAMS
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -19,9 +21,11 @@ class Start:
 
     Args:
         checkpoint: run folder (or RUN_DIR/checkpoints/N) whose parameters are taken; None: random ones from the seed.
+        adapter: for train.lora: run folder whose adapters are taken over; None: new ones, which change nothing.
     """
 
     checkpoint: str | None = None
+    adapter: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,17 +37,19 @@ class Begun:
         step: updates done.
         parent: run folder that the weights came from first, None for random ones.
         resumed: True if the run went on from its own checkpoint.
+        adapter: what checkpoints say of adapters and their base (`checkpoints.adapters.record`); None without any.
     """
 
     state: State
     step: int
     parent: str | None
     resumed: bool
+    adapter: dict[str, Any] | None = None
 
 
 def split_state(state: State) -> tuple[Any, dict[str, Any]]:
-    """(parameters, everything else), the two items of a checkpoint."""
-    return state["params"], {name: value for name, value in state.items() if name != "params"}
+    """(what is trained, the rest of what changes), the two items of a checkpoint; a frozen base is in neither."""
+    return state[PARAMS], {name: value for name, value in state.items() if name not in (PARAMS, BASE)}
 
 
 def begin(
@@ -69,6 +75,8 @@ def begin(
     Raises:
         UserError: a checkpoint of another model or vocabulary, or none that is sound.
     """
+    if start.adapter is not None:
+        raise UserError("adapters are given, and the whole model is trained", "Start.adapter", "set train.lora too")
     if layout.agreed_steps(run_dir):
         return resume(run_dir, config, shapes, vocabulary_sha256, say)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, shapes)
@@ -81,7 +89,7 @@ def begin(
     parent, step = layout.resolve(start.checkpoint)
     meta = layout.read_meta(parent, step)
     reading.check_model(meta, layout.step_dir(parent, step), dataclasses.asdict(config), vocabulary_sha256)
-    params = reading.restore(parent, step, shapes["params"])
+    params = adapters.restore_whole(parent, step, shapes["params"])
     say(f"starting from {layout.step_dir(parent, step)}")
     return Begun(make(params), 0, layout.step_dir(parent, step), False)
 

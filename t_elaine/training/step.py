@@ -14,10 +14,12 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from t_elaine.model import llama
 from t_elaine.model.config import ComputeConfig, LlamaConfig
+from t_elaine.model.lora import Lora
 from t_elaine.model.loss import weighted_nll
 from t_elaine.parallel import sharding as layouts
 from t_elaine.training import optimizer as optim
 from t_elaine.training.optimizer import AdamW
+from t_elaine.training.trained import BASE, DROPOUT, PARAMS, Trained
 
 State = dict[str, Any]
 Batch = dict[str, jax.Array]
@@ -59,17 +61,30 @@ def token_count(tokens: Any) -> int:
     return low + (high << 32)
 
 
-def state_shardings(config: LlamaConfig, mesh: Mesh, rules: Mapping[str, tuple[str, ...]]) -> Any:
+def weights(state: State) -> Any:
+    """What the model is computed from: the parameters, or adapters and the frozen base (what `Step.evaluate` takes)."""
+    return {PARAMS: state[PARAMS], BASE: state[BASE]} if BASE in state else state[PARAMS]
+
+
+def state_shardings(
+    config: LlamaConfig, mesh: Mesh, rules: Mapping[str, tuple[str, ...]], lora: Lora | None = None
+) -> Any:
     """The state's tree of shardings: moments lie as the parameters do, counters on every device."""
-    params = layouts.shardings(llama.parameter_axes(config), mesh, rules, llama.parameter_shapes(config))
+    trained = Trained(config, lora)
+    params = trained.shardings(mesh, rules)
     here = NamedSharding(mesh, PartitionSpec())
     counters = dict.fromkeys(("step", "tokens", "skipped", "skipped_in_a_row"), here)
-    return {"params": params, "opt_state": {"mu": params, "nu": params, "count": here}, **counters}
+    frozen = {BASE: trained.frozen_shardings(mesh, rules)} if lora is not None else {}
+    return {"params": params, "opt_state": {"mu": params, "nu": params, "count": here}, **counters, **frozen}
 
 
-def state_shapes(config: LlamaConfig, shardings: Any, first_moment_dtype: str = "float32") -> State:
+def state_shapes(
+    config: LlamaConfig, shardings: Any, first_moment_dtype: str = "float32", lora: Lora | None = None
+) -> State:
     """The state as `ShapeDtypeStruct`s with shardings: what a restore is asked for, what a compilation is given."""
-    shapes = jax.eval_shape(partial(init_state, first_moment_dtype=first_moment_dtype), llama.parameter_shapes(config))
+    trained = Trained(config, lora)
+    shapes = jax.eval_shape(partial(init_state, first_moment_dtype=first_moment_dtype), trained.shapes())
+    shapes |= {BASE: trained.frozen_shapes()} if lora is not None else {}
     return jax.tree.map(lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where), shapes, shardings)
 
 
@@ -96,6 +111,8 @@ def make_step(
     rules: Mapping[str, tuple[str, ...]] = layouts.RULES,
     compiler_options: Mapping[str, str] | None = None,
     z_loss: float = 0.0,
+    lora: Lora | None = None,
+    seed: int = 0,
 ) -> Step:
     """The jitted step for one model on one mesh.
 
@@ -110,28 +127,36 @@ def make_step(
         rules: logical axis → mesh axes.
         compiler_options: XLA options of this computation; an unknown one is an exception, not an abort.
         z_loss: coefficient of the squared log-normaliser in what is minimised (`model.loss.weighted_nll`).
+        lora: train adapters of these settings beside a frozen base; None: train the model.
+        seed: of the adapters' dropout.
     """
-    shardings = state_shardings(config, mesh, rules)
+    trained = Trained(config, lora)
+    shardings = state_shardings(config, mesh, rules, lora)
     where = batch_layout(mesh, rules)
     here = NamedSharding(mesh, PartitionSpec())
-    mask = optim.decay_mask(llama.parameter_roles(config))
+    mask = optim.decay_mask(trained.roles())
     sums = _group_sums(groups, byte_lengths)
 
-    def loss(params: Any, part: Batch) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    def loss(params: Any, part: Batch, base: Any = None) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        params = trained.whole(params, base, part.get(DROPOUT))
         x_BTD = llama.hidden(params, config, compute, part["tokens"], part["positions"], part["segments"])
-        w_DV = llama.head_table(params, config)
-        total, nll_BT, z = weighted_nll(x_BTD, w_DV, part["targets"], part["weights"], compute.loss_chunk, z_loss)
+        w_DV, chunk, frozen = llama.head_table(params, config), compute.loss_chunk, base is not None
+        total, nll_BT, z = weighted_nll(x_BTD, w_DV, part["targets"], part["weights"], chunk, z_loss, frozen)
         return total, (sums(nll_BT, part), z)
 
     def step(state: State, batch: Batch) -> tuple[State, dict[str, jax.Array]]:
+        batch = batch | trained.keys(seed, state["step"], batch["tokens"].shape[0])
+        base = state.get(BASE)
         with layouts.placing(mesh, rules):
-            gradients, total, (sums_4G, z) = accumulate(loss, state["params"], batch, shardings["params"], groups)
+            gradients, total, (sums_4G, z) = accumulate(loss, state["params"], batch, shardings["params"], groups, base)
         state, metrics = apply(adamw, mask, rate, state, gradients, total, sums_4G)
+        state |= {} if base is None else {BASE: base}
         return state, metrics | ({"z_loss": z / jnp.maximum(jnp.sum(sums_4G[1]), 1.0)} if z_loss else {})
 
-    def evaluate(params: Any, part: Batch) -> jax.Array:
+    def evaluate(held: Any, part: Batch) -> jax.Array:
         with layouts.placing(mesh, rules):
-            return loss(params, part)[1][0]
+            given = (held, part) if lora is None else (held[PARAMS], part, held[BASE])
+            return loss(*given)[1][0]
 
     run = jax.jit(
         step,
@@ -141,8 +166,8 @@ def make_step(
         compiler_options=dict(compiler_options or {}) or None,
     )
     rows = layouts.sharding(mesh, rules, "batch", "sequence")
-    held_out = jax.jit(evaluate, in_shardings=(shardings["params"], rows), out_shardings=here)
-    return Step(run, shardings, where, held_out, state_shapes(config, shardings, adamw.first_moment_dtype))
+    held_out = jax.jit(evaluate, in_shardings=(weights(shardings), rows), out_shardings=here)
+    return Step(run, shardings, where, held_out, state_shapes(config, shardings, adamw.first_moment_dtype, lora))
 
 
 def _group_sums(groups: int, byte_lengths: np.ndarray) -> Callable[[jax.Array, Batch], jax.Array]:
@@ -162,24 +187,30 @@ def _group_sums(groups: int, byte_lengths: np.ndarray) -> Callable[[jax.Array, B
 
 
 def accumulate(
-    loss: Callable[[Any, Batch], tuple[jax.Array, Any]], params: Any, batch: Batch, shardings: Any, groups: int
+    loss: Callable[[Any, Batch, Any], tuple[jax.Array, Any]],
+    params: Any,
+    batch: Batch,
+    shardings: Any,
+    groups: int,
+    base: Any = None,
 ) -> tuple[Any, jax.Array, Any]:
     """Sums over the A microbatches of a batch: gradients, loss, other sums. Nothing is divided here.
 
     Args:
-        loss: (params, microbatch [B,T]) → (what is minimised [], (sums [4,G], z-loss [])).
+        loss: (params, microbatch [B,T], base) → (what is minimised [], (sums [4,G], z-loss [])).
         params: float32.
         batch: arrays [A,B,T].
         shardings: of the parameters; gradients lie the same way between microbatches.
         groups: G.
+        base: frozen parameters beside them, if any.
     """
 
     def body(carry: tuple[Any, jax.Array, Any], part: Batch) -> tuple[tuple[Any, jax.Array, Any], None]:
         gradients, total, sums = carry
         # Held together, or the compiler gathers the tables once for all microbatches and keeps them whole (2 GiB a
         # chip for Llama-3's two).
-        weights, part = jax.lax.optimization_barrier((params, part))
-        (more_total, more_sums), more = jax.value_and_grad(loss, has_aux=True)(weights, part)
+        held, part, frozen = jax.lax.optimization_barrier((params, part, base))
+        (more_total, more_sums), more = jax.value_and_grad(loss, has_aux=True)(held, part, frozen)
         with jax.named_scope("accumulation"):
             gradients = jax.tree.map(lambda g, m: g + m.astype(jnp.float32), gradients, more)
             gradients = jax.lax.with_sharding_constraint(gradients, shardings)
@@ -187,7 +218,7 @@ def accumulate(
 
     if jax.tree.leaves(batch)[0].shape[0] == 1:
         only = jax.tree.map(lambda x: x[0], batch)
-        (total, sums), gradients = jax.value_and_grad(loss, has_aux=True)(params, only)
+        (total, sums), gradients = jax.value_and_grad(loss, has_aux=True)(params, only, base)
         gradients = jax.tree.map(lambda g: g.astype(jnp.float32), gradients)
         return jax.lax.with_sharding_constraint(gradients, shardings), total, sums
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), params)
