@@ -6,8 +6,8 @@
 REPOSITORY: aistairc/medLLM_QA_benchmark at 614599e. SmolLM2-135M-Instruct in float32. Each suite is cut to its five
 demonstrations and `--items` of its items, spread evenly, and asked four times: by the published scripts with vLLM (with
 the Python given, which needs vllm, mojimoji and jsonlines besides), and by `t-elaine evaluate` with our engine, with
-transformers and with vLLM. The scripts are changed in one word, dtype='float16' to 'float32'; since a vLLM newer than
-theirs keeps its process group in a process of its own, one is made before they run, for them to destroy.
+transformers and with vLLM. The scripts are changed in one word, dtype='float16' to 'float32'; what is around them says
+`published_scripts`.
 
 What is done is kept in `--to`: the same command goes on. Where two differ, transformers' logits say how far its first
 two choices lie apart at the token where they part; below 1e-4 it is a tie. Exit code 1 for any other difference.
@@ -31,12 +31,6 @@ from t_elaine.evaluation.items import load_exam
 
 PATCH = ("dtype='float16'", "dtype='float32'")
 SHOTS = 5
-# The scripts end by destroying torch's process group.
-PROGRAM = (
-    "import runpy, sys, torch.distributed as d; "
-    "d.init_process_group('gloo', store=d.HashStore(), rank=0, world_size=1); "
-    "sys.argv = sys.argv[1:]; sys.path.insert(0, 'scripts'); runpy.run_path(sys.argv[0], run_name='__main__')"
-)
 ENGINES = ("t-elaine", "transformers", "vllm")
 
 
@@ -61,19 +55,18 @@ def patched(repository: Path, to: Path) -> None:
     file.write_text(text.replace(*PATCH), encoding="utf-8")
 
 
-def run_scripts(exam: Path, model: Path, python: str, to: Path) -> list[dict[str, Any]]:
-    """What the published scripts predict: {"problem_id", "prediction", "explanation"} an item."""
-    out = to / "published" / exam.parent.parent.name / exam.parent.name
-    if not (out / exam.name).exists():
-        out.mkdir(parents=True, exist_ok=True)
-        given = {"in-file": exam, "hf_model_path": model, "out-dir": out, "vllm_paralell": 1}
-        given |= {"lang": exam.parent.parent.name, "few_shots": SHOTS}
-        flags = [text for name, value in given.items() for text in (f"--{name}", str(value))]
+def run_scripts(exams: list[Path], model: Path, python: str, to: Path) -> dict[str, list[dict[str, Any]]]:
+    """What the published scripts predict: suite → {"problem_id", "prediction", "explanation"} an item."""
+    outs = {exam: to / "published" / exam.parent.parent.name / exam.parent.name for exam in exams}
+    jobs = [(exam.parent.parent.name, str(exam), str(out)) for exam, out in outs.items()]
+    if not all((out / exam.name).exists() for exam, out in outs.items()):
         environment = {"VLLM_CPU_KVCACHE_SPACE": "1", **os.environ}
+        program = Path(__file__).with_name("published_scripts.py")
         with open(to / "published.log", "ab") as log:
-            command = [python, "-c", PROGRAM, "scripts/experiment_main.py", *flags]
+            command = [python, str(program), json.dumps(jobs), str(model)]
             subprocess.run(command, cwd=to, env=environment, stdout=log, stderr=log, check=True)
-    return [json.loads(line) for line in (out / exam.name).read_text(encoding="utf-8").splitlines()]
+    texts = {exam: (out / exam.name).read_text(encoding="utf-8") for exam, out in outs.items()}
+    return {suite_name(exam): [json.loads(line) for line in text.splitlines()] for exam, text in texts.items()}
 
 
 def run_ours(suites: Path, names: list[str], items: int, model: Path, engine: str, python: str, to: Path) -> Any:
@@ -156,10 +149,8 @@ def run(arguments: argparse.Namespace, to: Path, model: Path) -> dict[str, Any]:
     wanted = arguments.suites.split(",") if arguments.suites else [suite_name(path) for path in paths]
     exams = [cut(path, arguments.items, to) for path in paths if suite_name(path) in wanted]
     patched(arguments.repository, to)
-    published = {}
-    for exam in exams:
-        published[suite_name(exam)] = run_scripts(exam, model, arguments.engine_python, to)
-        print(f"{suite_name(exam)}: the published scripts are done", flush=True)
+    published = run_scripts(exams, model, arguments.engine_python, to)
+    print("the published scripts are done", flush=True)
     sides = {}
     for engine in ENGINES:
         how = (arguments.items, model, engine, arguments.engine_python, to)
