@@ -56,10 +56,11 @@ def evaluate(
         checkpoint: the model: RUN_DIR, RUN_DIR/checkpoints/STEP, or a folder in Hugging Face format
         parent: a second model to compare with, item by item
         stores: token stores whose held-out documents give bits-per-byte
-        exams: samples/en, samples/ja, samples/zh, published ones such as en/MedQA, or .jsonl files in ELAINE's layout
-            (ja:FILE where no folder says ja)
+        exams: samples/en, samples/ja, samples/zh, published ones such as en/MedQA, mmedbench/LANGUAGE, or .jsonl files
+            in ELAINE's layout (ja:FILE where no folder says ja)
         suites_dir: folder of the published exams, as their repository has it
-        protocols: how exams are asked: likelihood, official, repaired; answers in text are kept one by one
+        protocols: how exams are asked: likelihood, official, repaired, jmedllm, mmedbench; answers in text are kept one
+            by one
         split: "validation" or "train"
         limit: documents of each store and questions of each exam; 0 takes all
         batch_rows: rows at a time on all devices together; changes speed only

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from t_elaine import elsewhere, writing
 from t_elaine.elsewhere import Used
-from t_elaine.evaluation import exams, generating, summary
+from t_elaine.evaluation import exams, generating, submission, summary
 from t_elaine.evaluation.answers import Write
 from t_elaine.evaluation.engines import SERVED, Model
 from t_elaine.evaluation.progress import progress
@@ -55,9 +55,10 @@ def sit_all(
         "console": console,
         "used": used,
     }
-    return {
-        "generated": {side: sit(model, material, **how) for side, model in zip(summary.SIDES, models, strict=False)}
-    }
+    scores = {side: sit(model, material, **how) for side, model in zip(summary.SIDES, models, strict=False)}
+    if made := submission.write(path, material.sittings, scores[summary.SIDES[0]]):
+        console.print(f"for MMedBench's leaderboard: {made}", soft_wrap=True, highlight=False)
+    return {"generated": scores}
 
 
 def sit(

@@ -9,7 +9,7 @@ from typing import Any
 
 from t_elaine import paths
 from t_elaine.errors import UserError
-from t_elaine.evaluation import answers, grading, jmedllm, official, repaired
+from t_elaine.evaluation import answers, grading, items, jmedllm, mmedbench, mmedbench_files, official, repaired
 from t_elaine.evaluation.answers import Write
 from t_elaine.evaluation.items import Exam
 from t_elaine.evaluation.sitting import Sitting
@@ -19,11 +19,18 @@ ASKED: Mapping[str, Callable[[Exam, int, str], list[Sitting]]] = {
     official.NAME: lambda exam, limit, _: [official.sitting(exam, limit)],
     repaired.NAME: lambda exam, limit, _: [repaired.sitting(exam, limit)],
     jmedllm.NAME: jmedllm.sittings,
+    mmedbench.NAME: mmedbench.sittings,
 }
 # Those that have several templates.
-TEMPLATES = (jmedllm.NAME,)
+TEMPLATES = (jmedllm.NAME, mmedbench.NAME)
 # Those whose published code lets the model's own end of text end an answer.
-PUBLISHED_ENDS = (official.NAME, jmedllm.NAME)
+PUBLISHED_ENDS = (official.NAME, jmedllm.NAME, mmedbench.NAME)
+
+
+def load(spec: str, suites_dir: str = "") -> Exam:
+    """An exam of any kind; see `items.load_exam` and `mmedbench_files.load`."""
+    read = mmedbench_files.load if mmedbench_files.is_spec(spec) else items.load_exam
+    return read(spec, suites_dir)
 
 
 def sittings(exams: Sequence[Exam], protocols: Sequence[str], limit: int = 0) -> list[Sitting]:

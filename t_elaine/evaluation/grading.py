@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from t_elaine.evaluation import jmedllm, official, published, repaired, scoring
+from t_elaine.evaluation import jmedllm, mmedbench, official, published, repaired, scoring
 from t_elaine.evaluation.items import Item
 from t_elaine.evaluation.sitting import Judge, Judged, Sitting, mean
 
@@ -16,6 +16,7 @@ JUDGES: Mapping[str, Judge] = {
     repaired.NAME: Judge(judge=repaired.judge, part=repaired.part, baselines=repaired.baselines),
     repaired.RESCORED: Judge(judge=repaired.judge, part=repaired.part, baselines=repaired.baselines),
     **jmedllm.judges(),
+    **mmedbench.judges(),
 }
 
 

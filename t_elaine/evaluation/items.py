@@ -17,7 +17,13 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 @dataclass(frozen=True, kw_only=True)
 class Item:
-    """An item. `line`: in its file, from 1; `id`, `answer`: of the type that they have there."""
+    """An item.
+
+    Attributes:
+        line: in its file, from 1.
+        id, answer: of the type that they have there.
+        rationale: why the answer is right, where the file says it and people have passed it.
+    """
 
     line: int
     id: str | int
@@ -27,11 +33,20 @@ class Item:
     answer: str | tuple[str, ...]
     points: int
     text_only: bool
+    rationale: "Rationale | None" = None
 
     @property
     def letters(self) -> str:
         """Of its own options."""
         return LETTERS[: len(self.choices)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rationale:
+    """A text, and the language that its words are of."""
+
+    text: str
+    language: str
 
 
 @dataclass(frozen=True, kw_only=True)

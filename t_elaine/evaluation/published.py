@@ -7,7 +7,7 @@ leaderboard of JMedLLM's authors, MMedLM's README.
 from collections.abc import Mapping
 from typing import Any
 
-from t_elaine.evaluation import benchmarks, jmedllm, official
+from t_elaine.evaluation import benchmarks, jmedllm, mmedbench, official
 from t_elaine.evaluation.items import Exam
 from t_elaine.evaluation.sitting import Sitting
 
@@ -15,8 +15,15 @@ ELAINE = "https://github.com/aistairc/medLLM_QA_benchmark"
 
 
 def row(sitting: Sitting) -> dict[str, str] | None:
-    """{"table", "column"} of the table that the score stands in; None where protocol, exam or items are others."""
+    """{"table", "column"} of the table that the score stands in; None where protocol, exam or items are others.
+
+    MMedBench's files cannot be told from others here: as many items as its figures are of must do.
+    """
     family, _, template = sitting.protocol.partition(":")
+    if family == mmedbench.NAME and template == mmedbench.ANSWER:
+        column = sitting.exam.name.partition("/")[2]
+        sized = len(sitting.items) == sitting.rules.data["items"][column]
+        return {"table": "mmedlm/mmedbench_accuracy", "column": column} if sized else None
     if not sitting.exam.published or not whole(sitting):
         return None
     if family == official.NAME and benchmarks.named(sitting.exam.name).repository == ELAINE:

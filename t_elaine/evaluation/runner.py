@@ -22,7 +22,7 @@ from t_elaine.checkpoints import reading
 from t_elaine.data.store import Store, open_store, verify_store
 from t_elaine.data.vocabulary import Vocabulary
 from t_elaine.errors import UserError
-from t_elaine.evaluation import bits_per_byte, items, protocols, scoring, suites
+from t_elaine.evaluation import bits_per_byte, mmedbench_files, protocols, scoring, suites
 from t_elaine.evaluation import exams as generating
 from t_elaine.evaluation.bits_per_byte import Document, Held
 from t_elaine.evaluation.engines import SERVED, Engine, Model, make_engine, score
@@ -79,7 +79,7 @@ def gather(
 
     Args:
         stores, split: of the held-out text.
-        exams: see `suites.load_suite`.
+        exams: see `exams.load`.
         limit: documents of each store and questions of each exam, 0 for all.
         ways: protocols of the exams, LIKELIHOOD or of `exams.ASKED`.
         suites_dir: folder of the published exams.
@@ -92,6 +92,8 @@ def gather(
         raise UserError("there is nothing to judge by", "evaluate", "give --stores=FOLDER,… or --exams=samples/en,…")
     written = [way for way in ways if way != LIKELIHOOD]
     generating.check_protocols(written)
+    for spec in exams if LIKELIHOOD in ways else ():
+        mmedbench_files.refuse_likelihood(spec)
     opened = tuple(open_store(folder) for folder in stores)
     for folder in stores:
         verify_store(folder, split)
@@ -106,7 +108,7 @@ def gather(
             sitting
             for spec in exams
             if written
-            for sitting in generating.sittings([items.load_exam(spec, suites_dir)], written, limit)
+            for sitting in generating.sittings([generating.load(spec, suites_dir)], written, limit)
         ),
     )
 

@@ -1,6 +1,6 @@
 """Scores under protocols that have several templates, as tables of 80 columns: a table an exam, a row a template.
 
-Of MMedBench one table: a row a language. Prints what the result says.
+Of MMedBench a table a template: a row a language. Prints what the result says.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,10 +32,11 @@ def show(generated: Mapping[str, Sequence[Row]], console: Console) -> None:
         if exam[0] != MMEDBENCH:
             console.print(_templates([rows for rows in together if (_family(rows[0]), rows[0]["suite"]) == exam]))
     asked = [rows for rows in together if _family(rows[0]) == MMEDBENCH]
-    if asked:
-        console.print(_languages(asked, list(generated)))
-        if any("marks" in rows[0] for rows in asked):
-            console.print(f"[dim]{COMMITTED}[/dim]\n")
+    if found := _by_language(asked, "answer"):
+        console.print(_accuracies(found, list(generated)))
+    if found := _by_language(asked, "rationale"):
+        console.print(_rationales(found, list(generated)))
+        console.print(f"[dim]{COMMITTED}[/dim]\n")
 
 
 def _family(row: Row) -> str:
@@ -76,23 +77,30 @@ def _unseen(row: Row) -> str:
     return f"{100 * left['accuracy']['value']:.1f}" if left["questions"] else "–"
 
 
-def _languages(asked: Sequence[Sequence[Row]], sides: Sequence[str]) -> Table:
-    marked = any("marks" in rows[0] for rows in asked)
+def _by_language(asked: Sequence[Sequence[Row]], template: str) -> dict[str, Sequence[Row]]:
+    return {rows[0]["suite"].partition("/")[2]: rows for rows in asked if _template(rows[0]) == template}
+
+
+def _accuracies(asked: Mapping[str, Sequence[Row]], sides: Sequence[str]) -> Table:
     table = _table("mmedbench, % right", "language")
-    for column in ("n", *sides, "limits", *(RATIONALE.values() if marked else ())):
+    for column in ("n", *sides, "limits", "none"):
         table.add_column(column, justify="right", no_wrap=True)
-    by_suite: dict[str, dict[str, Sequence[Row]]] = {}
-    for rows in asked:
-        by_suite.setdefault(rows[0]["suite"], {})[_template(rows[0])] = rows
-    for suite, found in by_suite.items():
-        rows = found.get("answer", ())
-        cells = [f"{rows[0]['questions']:,}", interval(rows[0]["accuracy"], 1, 100)] if rows else ["", ""]
-        cells += [f"{100 * row['accuracy']['value']:.1f}" for row in rows[1:]] if rows else [""] * (len(sides) - 1)
-        cells.append(_limits(rows[0]) if rows else "")
-        if marked:
-            marks = found["rationale"][0].get("marks", {}) if "rationale" in found else {}
-            cells += [f"{100 * marks[name]['value']:.1f}" if name in marks else "–" for name in RATIONALE]
-        table.add_row(suite.partition("/")[2], *cells)
+    for language, rows in asked.items():
+        cells = [interval(rows[0]["accuracy"], 2, 100), *(f"{100 * row['accuracy']['value']:.2f}" for row in rows[1:])]
+        cells += [_limits(rows[0]), f"{100 * rows[0]['unparsable']:.1f}"]
+        table.add_row(language, f"{rows[0]['questions']:,}", *cells)
+    return table
+
+
+def _rationales(asked: Mapping[str, Sequence[Row]], sides: Sequence[str]) -> Table:
+    table = _table(f"mmedbench, rationales, {'/'.join(sides)}", "language")
+    for column in ("n", *RATIONALE.values()):
+        table.add_column(column, justify="right", no_wrap=True)
+    for language, rows in asked.items():
+        if all("marks" in row for row in rows):
+            digits = 2 if len(rows) == 1 else 1
+            cells = ["/".join(f"{100 * row['marks'][name]['value']:.{digits}f}" for row in rows) for name in RATIONALE]
+            table.add_row(language, f"{rows[0]['marks']['bleu_1']['questions']:,}", *cells)
     return table
 
 

@@ -13,6 +13,7 @@ from t_elaine.errors import UserError
 from t_elaine.evaluate import evaluate
 from t_elaine.evaluation import generated, generating
 from tests.evaluation import making
+from tests.evaluation.mmedbench_made import write_made
 from tests.evaluation.test_command import SETTINGS
 from tests.evaluation.test_official import record, write
 
@@ -115,3 +116,25 @@ def test_tables_fit_a_terminal(sides: tuple[str, ...]) -> None:
     (line,) = (line for line in file.getvalue().split("\n") if "MedQA" in line)
     wanted = ["en/MedQA-4op", "1,268", "43.21", "[40.11–46.55]", *(["43.21"] if len(sides) > 1 else [])]
     assert line.split() == [*wanted, "100/25/28", "a", "12.5", *(["31"] if len(sides) == 1 else [])]
+
+
+def test_mmedbench_from_the_command(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    write_made(place)
+    answers = ["###Answer: OPTION A IS CORRECT.", "###Rationale: Инсулин.\n###Answer: OPTION B IS CORRECT."]
+
+    def engine(*given):
+        return lambda prompts, sampling: ((i, answers["first give" in text]) for i, text in enumerate(prompts))
+
+    monkeypatch.setattr(generating, "in_process", engine)
+    asked = {"exams": ("mmedbench/Russian",), "suites_dir": str(place), "name": "russian"}
+    settings = ASKED | {"protocols": ("mmedbench",), "limit": 0}
+    assert evaluate(checkpoint=str(place / "child"), **asked, **settings) == 0
+    rows = json.loads((place / "child" / "evaluation" / "russian.json").read_text())["generated"]["child"]
+    assert [(row["protocol"], row["right"]) for row in rows] == [("mmedbench:answer", 1), ("mmedbench:rationale", 1)]
+    assert {path.suffix for path in (place / "child" / "evaluation" / "russian-mmedbench").iterdir()} == {".csv"}
+    out = capsys.readouterr().out
+    assert "mmedbench, rationales" in out and "russian-mmedbench" in out
+    with pytest.raises(UserError, match="MMedBench is not asked by likelihood"):
+        evaluate(checkpoint=str(place / "child"), **asked, **settings | {"protocols": ("likelihood",)})
