@@ -16,8 +16,8 @@ from t_elaine.model.attention import MASKED
 from t_elaine.model.placement import constrain, platform
 
 QUERIES = 128  # of a prompt that are computed at once at most: bounds the memory of scores
-# Bytes of scores at once. On a CPU they are to stay in its caches: with 8 prompts of 256 tokens behind 1,344 shared ones
-# SmolLM2's attention takes half the time that it takes with 50 MB.
+# Bytes of scores at once. On a CPU they are to stay in its caches: with 8 prompts of 256 tokens behind 1,344 shared
+# ones SmolLM2's attention takes half the time that it takes with 50 MB.
 SCORES, SCORES_CPU = 1 << 28, 1 << 23
 Layer = tuple[jax.Array, jax.Array]
 

@@ -177,12 +177,16 @@ class Vllm:
             answers = self.llm.generate(asked, sampling, use_tqdm=False)
             yield from ({"place": i, "text": a.outputs[0].text} for i, a in zip(chosen, answers, strict=True))
 
+    def forget(self, task: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """Empty its cache of prompts, which it keeps from task to task: for measurements."""
+        yield {"forgot": self.llm.reset_prefix_cache()}
+
 
 def main(argv: list[str]) -> int:
     """Answer tasks until standard input ends.
 
-    A task has "do": "write" (prompts, sampling, ends → {"place", "text"} each) or "nll" (arrays in base64 → {"nll"});
-    after its answers comes {"done": true}. The first line of all is {"ready": true, "context": tokens}.
+    A task has "do": "write" (prompts, sampling, ends → {"place", "text"} each), "nll" (arrays in base64 → {"nll"}) or
+    "forget"; after its answers comes {"done": true}. The first line of all is {"ready": true, "context": tokens}.
     """
     if argv[0] == "--versions":
         print(json.dumps(versions(argv[1])))
