@@ -47,6 +47,7 @@ DATACLASSES: tuple[str, ...] = (
     "t_elaine.checkpoints.writing:Checkpointing",
     "t_elaine.data.mixture:Mixture",
     "t_elaine.data.mixture:Phase",
+    "t_elaine.data.mixture:Priority",
     "t_elaine.data.mixture:Replay",
     "t_elaine.data.overlap:Overlap",
     "t_elaine.planning.assumptions:Assumptions",

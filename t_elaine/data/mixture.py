@@ -43,6 +43,21 @@ class Phase:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Priority:
+    """Which stores come early and which late, where each is passed a stated number of times (HuatuoGPT-II, Apollo).
+
+    Attributes:
+        weights: store name → priority β: the next token comes from store i with probability ∝ β_i · what is left of it.
+        passes: store name → epochs of it; 1 where it is not named.
+        phases: steps in which the shares change over the run.
+    """
+
+    weights: Mapping[str, float]
+    passes: Mapping[str, float] | None = None
+    phases: int = 64
+
+
+@dataclass(frozen=True, kw_only=True)
 class Mixture:
     """What a run reads.
 
@@ -58,6 +73,7 @@ class Mixture:
         planned_tokens: length of the run in tokens; only `max_epochs` needs it.
         replay: general text.
         phases: other weights from later tokens on.
+        priority: in place of weights, defaults, alpha, replay and phases: an order of the stores.
         sequence_length: T, inputs of a row.
         batch_tokens: tokens of a global batch, a multiple of T.
         seed: order of the documents; each source's is derived from this and its name.
@@ -76,6 +92,7 @@ class Mixture:
     planned_tokens: int | None = None
     replay: Replay | None = None
     phases: Sequence[Phase] = ()
+    priority: Priority | None = None
     sequence_length: int
     batch_tokens: int
     seed: int = 0

@@ -205,7 +205,10 @@ def _source_rows(
 
 
 def _plan_phases(mixture: Mixture, sources: Sequence[Source]) -> Iterator[PhasePlan]:
-    sizes = [SourceSize(name=s.name, tokens=s.rows.tokens, languages=s.languages) for s in sources]
+    sizes = [
+        SourceSize(name=s.name, tokens=s.rows.tokens, languages=s.languages, tokens_per_row=s.rows.tokens_per_row)
+        for s in sources
+    ]
     before, last = np.zeros(len(sources), np.int64), None
     for first_row, weights, origin in phase_weights(mixture, sizes):
         if last is not None:

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from t_elaine import paths
 from t_elaine.data.mixture import OVERLONG, PACKINGS, Mixture, Replay
+from t_elaine.data.priority import priority_phases
 from t_elaine.errors import UserError
 
 K = TypeVar("K", bound=Hashable)
@@ -21,11 +22,12 @@ K = TypeVar("K", bound=Hashable)
 
 @dataclass(frozen=True, kw_only=True)
 class SourceSize:
-    """What the weights depend on: name, tokens of an epoch, and the languages that the store holds."""
+    """What the weights depend on: name, tokens of an epoch and of a row, and the languages that the store holds."""
 
     name: str
     tokens: int
     languages: tuple[str, ...]
+    tokens_per_row: float = 1.0
 
 
 def phase_weights(mixture: Mixture, sources: Sequence[SourceSize]) -> list[tuple[int, list[float], str]]:
@@ -35,6 +37,10 @@ def phase_weights(mixture: Mixture, sources: Sequence[SourceSize]) -> list[tuple
         UserError: an unknown store, a negative weight, all weights 0, a weight for a store without tokens, …
     """
     _check_choices(mixture)
+    if mixture.priority is not None:
+        tokens = {s.name: float(s.tokens) for s in sources}
+        phases = priority_phases(mixture.priority, tokens, {s.name: s.tokens_per_row for s in sources})
+        return [(row, [read.get(s.name, 0.0) for s in sources], "priority") for row, read in phases]
     weights, origin = _first_weights(mixture)
     replay = mixture.replay
     found = [(0, *_resolve(mixture, sources, weights, replay, origin, "Mixture"))]
@@ -61,6 +67,10 @@ def _check_choices(mixture: Mixture) -> None:
     if mixture.max_epochs is not None and mixture.planned_tokens is None:
         what = "max_epochs needs the length of the run"
         raise UserError(what, "Mixture.planned_tokens", "set planned_tokens to the tokens of the run")
+    others = (mixture.weights, mixture.defaults, mixture.alpha, mixture.max_epochs, mixture.replay, mixture.phases)
+    if mixture.priority is not None and any(value not in (None, ()) for value in others):
+        what = "priority says how much of each store is read: it does not go with weights, alpha, max_epochs or replay"
+        raise UserError(what, "Mixture.priority", "leave the others out")
     if (mixture.alpha is not None or mixture.max_epochs is not None) and (mixture.defaults or mixture.weights):
         raise UserError("alpha and max_epochs do not go with weights or defaults", "Mixture", "leave one of them out")
 

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_up_stores import make_store
 
-from t_elaine.data.mixture import Mixture, Phase, Replay, accumulation, rows_per_batch
+from t_elaine.data.mixture import Mixture, Phase, Priority, Replay, accumulation, rows_per_batch
+from t_elaine.data.priority import priority_phases
 from t_elaine.data.rows import plan_rows
 from t_elaine.data.shares import make_shares
 from t_elaine.data.weights import SourceSize, fill_up, phase_weights, tempered_weights
@@ -240,3 +241,41 @@ def test_stores_that_do_not_go_together_are_refused():
         plan_rows(MIXTURE, [one, two])
     with pytest.raises(UserError, match="two stores are called 'a'"):
         plan_rows(MIXTURE, [one, one])
+
+
+def test_priority_reads_every_store_as_often_as_it_is_meant_to_and_the_urgent_first():
+    lengths = [[40] * 60]
+    stores = [make_store(name, lengths, first_document=1 + 100 * i) for i, name in enumerate(("web", "books", "sft"))]
+    priority = Priority(weights={"web": 32, "books": 8, "sft": 1}, passes={"sft": 3}, phases=16)
+    mixture = dataclasses.replace(MIXTURE, stores=("a", "b", "c"), priority=priority)
+    plan = plan_rows(mixture, stores)
+    rows = 5 * 2400 // 8
+    epochs = {name: source["epochs"] for name, source in plan.describe(rows)["sources"].items()}
+    assert epochs == pytest.approx({"web": 1, "books": 1, "sft": 3}, abs=0.02)
+    early = plan.describe(rows // 5)["sources"]
+    assert early["web"]["share"] > 0.6 > early["books"]["share"] > early["sft"]["share"] - 0.1
+    late = plan.counts(rows) - plan.counts(rows - rows // 5)
+    assert late[2] == late.sum()
+    # The law itself: at every phase's end ln(left of i / all of i) is proportional to i's priority.
+    phases = priority_phases(
+        priority, {"web": 2400.0, "books": 2400.0, "sft": 2400.0}, dict.fromkeys(priority.weights, 8.0)
+    )
+    read = np.cumsum([[part[name] for name in ("web", "books", "sft")] for _, part in phases], axis=0)[:2]
+    logs = np.log1p(-read / [2400, 2400, 7200])
+    assert np.allclose(logs / [32, 8, 1], logs[:, 2:], rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("priority", "more", "told"),
+    [
+        ({"weights": {"s": 1.0, "t": 2.0}}, {}, "no store is called 't'"),
+        ({"weights": {}}, {}, "store 's' has no priority"),
+        ({"weights": {"s": 0.0}}, {}, "the priority of 's' is 0.0"),
+        ({"weights": {"s": 1.0}, "passes": {"s": -1.0}}, {}, "the passes of 's' is -1.0"),
+        ({"weights": {"s": 1.0}}, {"alpha": 0.7}, "does not go with"),
+    ],
+)
+def test_priorities_that_make_no_sense_are_refused(priority, more, told):
+    mixture = dataclasses.replace(MIXTURE, stores=("a",), priority=Priority(**priority), **more)
+    with pytest.raises(UserError, match=told):
+        plan_rows(mixture, [make_store("s", [[40] * 6])])
