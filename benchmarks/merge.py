@@ -4,8 +4,8 @@
     python -m benchmarks.merge --python=ENV/bin/python --record=tests/hf/mergekit.json
 
 ENV has mergekit 0.1.5 (`pip install mergekit`), apart because its pins clash with ours. What its DARE methods draw is
-handed to ours, since only the generators differ. The difference printed is the largest of any weight, in units of the
-tensor's root mean square. --record merges three tiny models of random weights and writes them and every result down.
+handed to ours, since only the generators differ. What is printed is of the tensor that differs most. --record merges
+three tiny models of random weights and writes them and every result down.
 """
 
 import argparse
@@ -122,14 +122,14 @@ def ours(
         merge_methods.drawn = drawn
 
 
-def difference(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> tuple[float, str]:
-    """The largest difference over the tensor's root mean square, and where."""
-    found = {
-        name: float(np.abs(ours[name] - theirs[name]).max() / max(float(np.sqrt(np.mean(theirs[name] ** 2))), 1e-30))
-        for name in ours
-    }
-    name = max(found, key=lambda key: found[key])
-    return found[name], name
+def difference(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> tuple[float, float, str]:
+    """Of the tensor that differs most: (root mean square over the tensor's, largest over its largest, name)."""
+    found = {}
+    for name, values in theirs.items():
+        apart = (ours[name] - values).astype(np.float64)
+        rms = float(np.sqrt(np.mean(apart**2) / np.mean(values.astype(np.float64) ** 2)))
+        found[name] = (rms, float(np.abs(apart).max() / np.abs(values).max()), name)
+    return max(found.values())
 
 
 def read_folder(folder: Path) -> dict[str, np.ndarray]:
@@ -150,8 +150,9 @@ def compare(python: str, base: str, models: list[str], methods: list[str]) -> No
             run_peer(python, [{"config": peer_config(case, base, given), "out": str(folder / "out")}], folder)
             seconds = json.loads((folder / "out" / "seconds.json").read_text())
             made = ours(case, inputs[base], [inputs[path] for path in given], masks_of(folder / "out"))
-            largest, where = difference(made, read_folder(folder / "out"))
-        print(f"{name}: largest difference {largest:.2e} of the root mean square, in {where}; mergekit {seconds:.1f} s")
+            spread, largest, where = difference(made, read_folder(folder / "out"))
+        told = f"root mean square of the difference {spread:.1e} of the tensor's, largest {largest:.1e} of its largest"
+        print(f"{name}: {told}, in {where}; mergekit {seconds:.1f} s", flush=True)
 
 
 def flat(values: dict[str, np.ndarray], config: LlamaConfig) -> str:
