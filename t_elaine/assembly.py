@@ -14,12 +14,13 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from t_elaine import feeding, made_of, paths, rehearsal
+from t_elaine import feeding, guarding, made_of, paths, rehearsal
 from t_elaine.checkpoints.layout import CheckpointMeta, complete_steps
 from t_elaine.checkpoints.writing import Checkpointing, Checkpoints
 from t_elaine.data.mixture import Mixture
 from t_elaine.errors import UserError
 from t_elaine.feeding import Feed
+from t_elaine.forgetting import EXCEEDED, Forgetting, Group
 from t_elaine.model import capability
 from t_elaine.model.config import ComputeConfig, LlamaConfig
 from t_elaine.model.lora import Lora
@@ -58,6 +59,8 @@ class Run:
     data: Mixture
     loop: Loop
     feed: Feed
+    groups: list[Group]
+    forgetting: Forgetting | None
     step: Step
     meta: CheckpointMeta
     hosts: Hosts
@@ -82,6 +85,7 @@ def train(
     checkpoints: Checkpointing | None = None,
     start: Start | None = None,
     lora: Lora | None = None,
+    forgetting: Forgetting | None = None,
     rows_per_device: int = 1,
     seed: int = 0,
     verify_stores: bool = True,
@@ -112,6 +116,7 @@ def train(
         checkpoints: how often they are written, how many are kept.
         start: weights of a new run; None: random ones.
         lora: train adapters beside the start's weights, which stay as they are; None: train the weights.
+        forgetting: how much may be lost against the parent on held-out text before the run is stopped; None: all.
         rows_per_device: rows of a microbatch on one device; accumulation follows from the batch.
         seed: of random initial weights.
         verify_stores: compare every store file with its sha256 first (reads all of them).
@@ -157,6 +162,7 @@ def train(
         check_packing(model, compute, devices, length, say)
         with run_folder.in_use(run_dir, lease, take_over, say):
             feed = feeding.open_feed(data, rows_per_device, batch_layout(devices), model.vocab_size, verify_stores, say)
+            groups = guarding.groups(feed.loader.groups, forgetting)
             step = build_step(
                 model,
                 compute,
@@ -164,7 +170,7 @@ def train(
                 schedule,
                 loop.steps,
                 devices,
-                len(feed.loader.groups),
+                len(groups),
                 feed.byte_lengths,
                 compiler_options,
                 z_loss,
@@ -189,6 +195,8 @@ def train(
                 data=data,
                 loop=loop,
                 feed=feed,
+                groups=groups,
+                forgetting=forgetting,
                 step=step,
                 meta=meta,
                 hosts=hosts,
@@ -231,14 +239,15 @@ def watched(run: Run, begun: Begun, settings: Checkpointing) -> int:
             run.line.await_news()  # a collective fails when another host dies: the line then ends us, naming it
         stopped(repr(error))
         raise
-    states = {"finished": "finished", "preempted": "preempted", "chip hours": "stopped", looping.ASKED: "stopped"}
-    run_folder.write_status(run.folder, states[reason], reason, done)
+    states = {"finished": "finished", "preempted": "preempted"}
+    told = guarding.told(run) if reason == looping.FORGOT else reason
+    run_folder.write_status(run.folder, states.get(reason, "stopped"), told, done)
     if done > run.loop.steps:
         say(f"it has {done} steps already, more than the {run.loop.steps} asked for: nothing was trained")
     else:
-        say(f"{reason} at step {done} of {run.loop.steps}; {hours.told()}; the run lies in {run.folder}")
+        say(f"{told} at step {done} of {run.loop.steps}; {hours.told()}; the run lies in {run.folder}")
     agreement.wait_for_all("end")  # process 0 seals the last checkpoint: until then the others keep its line open
-    return 0
+    return EXCEEDED if reason == looping.FORGOT else 0
 
 
 def go(
@@ -247,7 +256,7 @@ def go(
     """Compile, train, and leave everything saved. Returns (updates done, why it ended)."""
     loop, feed, step = run.loop, run.feed, run.step
     if begun.step >= loop.steps:
-        return begun.step, "finished"
+        return begun.step, looping.FORGOT if guarding.stopped_at(run, begun.step) else "finished"
     if loop.stop_at is not None and begun.step >= loop.stop_at:
         return begun.step, looping.ASKED
     start = time.perf_counter()
@@ -269,18 +278,21 @@ def go(
             told = json.dumps(feed.loader.describe(done), indent=1) + "\n"
             paths.write_text(paths.join(run.folder, "mixture.json"), told)
 
+    evaluated = evaluators(run)
+    forgot = guarding.judge(run, begun, evaluated, say)
     sinks = open_sinks(
         run.folder, begun.step if begun.resumed else -1, loop.steps, loop.print_every, run_folder.is_main()
     )
     handed = Handed(
         step=traced,
         batches=feed.batches(begun.step, loop.steps),
-        groups=feed.loader.groups,
+        groups=run.groups,
         due=checkpoints.due,
         save=save,
         stop=stop,
         mfu=lambda rate: mfu(run.model, run.compute, length, rate, kinds, run.meta.adapter is not None),
-        evaluators=evaluators(run),
+        evaluators=evaluated,
+        judge=forgot,
         sinks=[*sinks, *([footprint] if run_folder.is_main() else [])],
         spent=lambda: hours.figures() | footprint.figures(),
         watch=run.watch.on,
@@ -302,10 +314,11 @@ def go(
 
 def evaluators(run: Run) -> list[Evaluator]:
     """Held-out loss and bits-per-byte on the stores' validation split."""
-    rows = feeding.held_out_rows(run.data, run.feed.loader.groups, run.loop.evaluate_tokens, say)
+    rows = feeding.held_out_rows(run.data, run.groups, run.loop.evaluate_tokens, say) + guarding.held_out_rows(run)
     if not rows:
         return []
-    figures = held_out.held_out_figures(run.step, held_out.join_rows(rows), run.feed.shape[1], run.feed.loader.groups)
+    joined, guarded = held_out.join_rows(rows), run.forgetting is not None
+    figures = held_out.held_out_figures(run.step, joined, run.feed.shape[1], run.groups, guarded)
     return [("validation", run.loop.evaluate_every, figures)]
 
 
@@ -316,7 +329,7 @@ def probe(run: Run, begun: Begun) -> None:
     if found is None:
         say(f"{parent} holds no probe.json: the start's loss is not compared with a reference")
         return
-    groups = len(run.feed.loader.groups)
+    groups = len(run.groups)
     loss = held_out.check_probe(run.step, weights(begun.state), found, run.feed.shape[1], groups, parent)
     say(f"loss on the probe rows {loss:.4f}; the reference model has {found[1]:.4f}")
 

@@ -53,6 +53,7 @@ DATACLASSES: tuple[str, ...] = (
     "t_elaine.planning.assumptions:Assumptions",
     "t_elaine.planning.search:Search",
     "t_elaine.generation.sampling:Sampling",
+    "t_elaine.forgetting:Forgetting",
     "t_elaine.evaluation.quantised:QuantisedCheck",
     "t_elaine.peers.endpoint:Endpoint",
 )

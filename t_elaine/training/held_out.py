@@ -57,10 +57,22 @@ def globally(array: np.ndarray, where: jax.sharding.NamedSharding) -> jax.Array:
 
 
 def held_out_figures(
-    step: Step, rows: Rows, rows_at_once: int, groups: Sequence[tuple[str, str]]
+    step: Step, rows: Rows, rows_at_once: int, groups: Sequence[tuple[str, str]], pairs: bool = False
 ) -> Callable[[Any], Record]:
-    """Evaluator: parameters → loss and bits-per-byte by language and category on fixed rows."""
-    return lambda params: by_group(group_sums(step, params, rows, rows_at_once, len(groups)), groups)
+    """Evaluator: parameters → loss and bits-per-byte by language and category on fixed rows.
+
+    pairs: also under "group", by "language, category".
+    """
+
+    def figures(params: Any) -> Record:
+        sums_4G = group_sums(step, params, rows, rows_at_once, len(groups))
+        found = by_group(sums_4G, groups)
+        if pairs:
+            named = [(f"{language}, {category}", "") for language, category in groups]
+            found["group"] = by_group(sums_4G, named)["language"]
+        return found
+
+    return figures
 
 
 def read_probe(run_dir: str) -> tuple[list[list[int]], float] | None:

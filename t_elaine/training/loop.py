@@ -22,6 +22,7 @@ State = dict[str, Any]
 Metrics = dict[str, jax.Array]
 USES = ("data", "compute", "waiting", "evaluation", "checkpoint")  # waiting, for the devices, is a part of compute
 ASKED = "stopped as asked"  # Loop.stop_at
+FORGOT = "forgotten"  # Handed.judge said so
 # (name, every, what): every so many steps (and at the end) what(`step.weights`) → sums' record as from
 # `metrics.by_group`.
 Evaluator = tuple[str, int, Callable[[Any], Record]]
@@ -69,6 +70,7 @@ class Handed:
     stop: Callable[[int], str | None]
     mfu: Callable[[float], float | None]
     evaluators: Sequence[Evaluator] = ()
+    judge: Callable[[int, Record], str] = lambda done, record: ""  # of an evaluation: what was forgotten
     sinks: Sequence[Sink] = ()
     spent: Callable[[], Mapping[str, float]] = dict
     pace: Callable[[int, float, float], None] = lambda done, own, whole: None
@@ -115,7 +117,7 @@ def run(state: State, first: int, loop: Loop, handed: Handed) -> tuple[State, st
         handed: step, batches, sinks and the rest.
 
     Returns:
-        the state, and why it ended: "finished", "preempted", "chip hours" or `ASKED`.
+        the state, and why it ended: "finished", "preempted", "chip hours", `ASKED` or `FORGOT`.
 
     Raises:
         UserError: too many updates in a row were skipped, or a checkpoint could not be written.
@@ -148,12 +150,12 @@ def run(state: State, first: int, loop: Loop, handed: Handed) -> tuple[State, st
             report(done, now, clock.lap(), loop, handed, recent)
             pending = None
             with clock.on("evaluation"):
-                evaluate(state, done, handed, every_one=last and stop is None)
-            if last or handed.due(done):
+                forgot = evaluate(state, done, handed, every_one=last and stop is None)
+            if last or forgot or handed.due(done):
                 with clock.on("checkpoint"):
                     save(state, handed)
-            if stop is not None:
-                return state, stop
+            if forgot or stop is not None:
+                return state, FORGOT if forgot else str(stop)
     return state, "finished"
 
 
@@ -188,14 +190,17 @@ def report(
         raise UserError(what, "Loop.stop_after_skipped", mend)
 
 
-def evaluate(state: State, done: int, handed: Handed, every_one: bool) -> None:
-    """Run the evaluators whose turn it is and hand their records to the sinks."""
+def evaluate(state: State, done: int, handed: Handed, every_one: bool) -> bool:
+    """Run the evaluators whose turn it is and hand their records to the sinks; true where too much was forgotten."""
+    forgot = False
     for name, every, figures in handed.evaluators:
         if every_one or (every and done % every == 0):
             with jax.transfer_guard("allow"):
                 record = {"kind": name, "step": done, **figures(weights(state))}
             for sink in handed.sinks:
                 sink.write(record)
+            forgot |= bool(handed.judge(done, record))
+    return forgot
 
 
 def save(state: State, handed: Handed) -> None:
