@@ -14,8 +14,9 @@ from t_elaine.errors import UserError
 from t_elaine.evaluation.quantised import QuantisedCheck
 from t_elaine.hf import hub, side_files
 from t_elaine.hf.exporting import config_of, export_checkpoint
+from t_elaine.hf.peft_format import export_adapter
 
-FLAGS = ("checkpoint", "to", "dtype", "overwrite", "quantize", "push", "public")
+FLAGS = ("checkpoint", "to", "dtype", "overwrite", "quantize", "adapter", "push", "public")
 
 
 def export(
@@ -24,6 +25,7 @@ def export(
     dtype: str = "float32",
     overwrite: bool = False,
     quantize: tuple[str, ...] = (),
+    adapter: bool = False,
     check: QuantisedCheck | None = None,
     push: str = "",
     public: bool = False,
@@ -36,6 +38,7 @@ def export(
         dtype: "float32" (bitwise the checkpoint) or "bfloat16" (rounded, half the size).
         overwrite: replace `to` if it is there.
         quantize: GGUF files for llama.cpp beside the weights: some of q8_0, q5_1, q5_0, q4_1, q4_0, f16, bf16, f32
+        adapter: of a run with adapters write these alone, in PEFT's format; otherwise they are merged into their base
         check: what these are judged on, beside the float weights
         push: owner/name on the hub to upload the proven folder to; "" uploads nothing.
         public: make the pushed repository public; otherwise it is private.
@@ -47,6 +50,8 @@ def export(
             "only a local folder can be pushed", f"--to={to}", "export to a local folder, or upload it later"
         )
     formats = quantised.check_names(quantize)
+    if adapter:
+        return export_adapter(checkpoint, to, overwrite)
     run_dir, step = reading.resolve(checkpoint)
     vocabulary = load_vocabulary(paths.join(run_dir, "vocabulary"))
 

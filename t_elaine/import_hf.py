@@ -1,13 +1,15 @@
 """`t-elaine import_hf --hf=FOLDER_OR_NAME --to=RUN_DIR`: a Hugging Face model as a run folder to train from."""
 
 import sys
+from pathlib import Path
 
-from t_elaine import cli
+from t_elaine import cli, paths
 from t_elaine.data.vocabulary import load_vocabulary, save_vocabulary
+from t_elaine.hf.peft_format import CONFIG, import_adapter
 from t_elaine.hf.run_import import ImportedVocabulary, find_model, import_model, refuse_existing
 from t_elaine.parallel.mesh import MeshConfig
 
-FLAGS = ("hf", "to", "revision", "vocabulary", "overwrite")
+FLAGS = ("hf", "to", "revision", "vocabulary", "base", "overwrite")
 
 
 def import_hf(
@@ -15,6 +17,7 @@ def import_hf(
     to: str,
     revision: str = "",
     vocabulary: str = "",
+    base: str = "",
     overwrite: bool = False,
     untrained: bool = False,
     mesh: MeshConfig | None = None,
@@ -26,11 +29,14 @@ def import_hf(
         to: the run folder to make.
         revision: branch, tag or commit on the hub; "" is the default branch.
         vocabulary: tokenizer file or folder, where the model's own folder has none that is read here.
+        base: the run folder of an imported model, where `hf` holds adapters for it in PEFT's format.
         overwrite: replace `to` if it is there.
         untrained: accept weights whose loss guessing would beat, as random ones may have.
         mesh: devices to read the parameters onto; None: all of them along fsdp.
     """
     refuse_existing(to, overwrite)
+    if base or paths.exists(paths.join(hf, CONFIG)):
+        return import_adapter(Path(paths.brought_here(hf)), base, to, overwrite)
     folder, origin = find_model(hf, revision or None)
     vocab = load_vocabulary(vocabulary or folder)
     wrapped = ImportedVocabulary(
