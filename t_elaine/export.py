@@ -12,7 +12,8 @@ from t_elaine.data.hf_files import hf_files
 from t_elaine.data.vocabulary import load_vocabulary
 from t_elaine.errors import UserError
 from t_elaine.evaluation.quantised import QuantisedCheck
-from t_elaine.hf import hub, side_files
+from t_elaine.hf import card_parts, card_rules, hub, side_files
+from t_elaine.hf.card_rules import Card
 from t_elaine.hf.exporting import config_of, export_checkpoint
 from t_elaine.hf.peft_format import export_adapter
 
@@ -27,6 +28,7 @@ def export(
     quantize: tuple[str, ...] = (),
     adapter: bool = False,
     check: QuantisedCheck | None = None,
+    card: Card | None = None,
     push: str = "",
     public: bool = False,
 ) -> None:
@@ -40,6 +42,7 @@ def export(
         quantize: GGUF files for llama.cpp beside the weights: some of q8_0, q5_1, q5_0, q4_1, q4_0, f16, bf16, f32
         adapter: of a run with adapters write these alone, in PEFT's format; otherwise they are merged into their base
         check: what these are judged on, beside the float weights
+        card: what the model card says that no run records; a card that lacks a part is not written, nor pushed
         push: owner/name on the hub to upload the proven folder to; "" uploads nothing.
         public: make the pushed repository public; otherwise it is private.
     """
@@ -49,16 +52,19 @@ def export(
         raise UserError(
             "only a local folder can be pushed", f"--to={to}", "export to a local folder, or upload it later"
         )
-    formats = quantised.check_names(quantize)
+    formats, card = quantised.check_names(quantize), card or Card()
     if adapter:
         return export_adapter(checkpoint, to, overwrite)
     run_dir, step = reading.resolve(checkpoint)
+    meta, name = reading.read_meta(run_dir, step), os.path.basename(run_dir.rstrip("/"))
+    if push:
+        card_parts.check_push(run_dir, meta, card, push, public)
     vocabulary = load_vocabulary(paths.join(run_dir, "vocabulary"))
 
     def beside(folder: Path) -> dict[str, Any]:
         if not formats:
             return {}
-        title, before = os.path.basename(run_dir.rstrip("/")), side_files.begins(run_dir)
+        title, before = card_rules.title(run_dir, name, card), side_files.begins(run_dir)
         return quantised.write_all(folder, formats, vocabulary, before, title, check or QuantisedCheck())
 
     done = export_checkpoint(
@@ -69,7 +75,8 @@ def export(
         overwrite,
         tokenizer_files=functools.partial(hf_files, vocabulary),
         beside=beside,
-        beside_bytes=quantised.needed_bytes(config_of(reading.read_meta(run_dir, step)), formats),
+        beside_bytes=quantised.needed_bytes(config_of(meta), formats),
+        card=card,
     )
     print(f"exported to {done.folder}; " + ", ".join(f"{name} {took:.1f} s" for name, took in done.seconds.items()))
     if push:

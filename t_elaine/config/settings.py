@@ -55,6 +55,7 @@ DATACLASSES: tuple[str, ...] = (
     "t_elaine.generation.sampling:Sampling",
     "t_elaine.forgetting:Forgetting",
     "t_elaine.evaluation.quantised:QuantisedCheck",
+    "t_elaine.hf.card_rules:Card",
     "t_elaine.peers.endpoint:Endpoint",
 )
 

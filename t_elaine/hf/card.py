@@ -1,113 +1,143 @@
-"""The model card of an export: what is known from the run's own files, and what the model is not for.
+"""The model card of an export in English, Japanese and Chinese: what is known from the run's own files, and limits.
 
-Everything it says is read from the run folder or the proof; what is not recorded is said to be unknown.
+Everything it says is read from the run folder or the proof; the words are card_words.json's. Which parts a card must
+have, and how to make those that it lacks: card_parts.py.
 """
 
 import re
 from typing import Any
 
-from t_elaine import __version__, changes, parentage
+from t_elaine import __version__, changes
 from t_elaine.checkpoints.layout import CheckpointMeta
-from t_elaine.hf import card_data, tokenizer_check
+from t_elaine.hf import card_data, card_judged, card_rules, tokenizer_check
+from t_elaine.hf.card_data import words
+from t_elaine.hf.card_rules import Card
 from t_elaine.model.config import LlamaConfig
 
-LIMITS = """\
-This is a language model for research. It is not a medical device, it has not been examined for clinical use, and it
-must not be used to diagnose, treat or advise people, nor to decide on anyone's care. It makes false statements
-fluently, in doses, interactions and contraindications too; its knowledge ends where its texts end; and it can be wrong
-in one language where it is right in another. It may repeat passages of the texts that it was trained on word for word,
-and what is wrong, biased or out of date in them is in it too. Anyone who builds on it must test it for their own
-purpose with people who can judge the answers."""
+FILES = {"en": "README.md", "ja": "README.ja.md", "zh": "README.zh.md"}
+NAMES = {"en": "English", "ja": "日本語", "zh": "中文"}
 
 
-def model_card(run_dir: str, meta: CheckpointMeta, config: LlamaConfig, proof: dict[str, Any]) -> str:
-    """README.md of the exported folder, with the hub's front matter."""
-    base, licence = card_data.origin(run_dir, meta), parentage.licence_lines(run_dir)
+def model_card(
+    run_dir: str,
+    meta: CheckpointMeta,
+    config: LlamaConfig,
+    proof: dict[str, Any],
+    card: Card | None = None,
+    language: str = "en",
+    lacks: tuple[str, ...] = (),
+) -> str:
+    """The card in one language; the English one has the hub's front matter.
+
+    Args:
+        run_dir: the run.
+        meta: of the checkpoint.
+        config: the model.
+        proof: what proof.json holds.
+        card: what no run records.
+        language: en, ja or zh.
+        lacks: parts that are missing: the card is marked as a draft.
+
+    Raises:
+        UserError: a name that the parent's licence does not allow.
+    """
+    card, say = card or Card(), words(language)
+    base, licence = card_data.origin(run_dir, meta), card_rules.licence_lines(run_dir, card)
+    name = card_rules.title(run_dir, proof["checkpoint"]["run"], card)
+    trained = card_data.languages(run_dir) or list(proof["prompts"])[:-1]
+    formats = proof.get("gguf", {})
+    front = card_rules.front_matter(name, base, licence, trained, card, formats)
     return "\n\n".join(
         [
-            _front_matter(
-                card_data.base_models(run_dir, meta),
-                licence,
-                card_data.languages(run_dir) or list(proof["prompts"])[:-1],
-            ),
-            f"# {proof['checkpoint']['run']}, step {meta.step}",
-            _origin(base, meta, config),
-            f"## Limits\n\n{_limits(run_dir)}",
-            card_data.parent_section(run_dir, meta, licence),
-            card_data.data_section(run_dir, meta),
-            card_data.evaluation_section(run_dir, meta),
-            _proof_section(proof),
-            _settings_section(run_dir, meta.step),
-            f"Made with T-ELAINE {__version__}.\n",
+            *([front] if language == "en" else []),
+            f"# {name}, step {meta.step}" if language == "en" else f"# {name}（step {meta.step}）",
+            " · ".join(NAMES[one] if one == language else f"[{NAMES[one]}]({FILES[one]})" for one in FILES),
+            *([say["draft"].format(parts=("; " if language == "en" else "；").join(lacks))] if lacks else []),
+            _origin(base, meta, config, say),
+            f"{say['use']}\n\n{say['use_text']}",
+            f"{say['limits']}\n\n{_limits(run_dir, say)}",
+            card_data.parent_section(run_dir, meta, licence, card_rules.rule(run_dir).built, say),
+            card_data.data_section(run_dir, meta, say),
+            _settings_section(run_dir, meta.step, say),
+            card_judged.evaluation_section(run_dir, meta, say),
+            card_judged.forgetting_section(run_dir, meta, base, say),
+            card_judged.contamination_section(run_dir, meta, say),
+            _proof_section(proof, say),
+            *([_gguf_section(formats, say)] if formats else []),
+            _citation_section(run_dir, base, card, say),
+            say["made"].format(version=__version__) + "\n",
         ]
     )
 
 
-def _limits(run_dir: str) -> str:
-    trained = card_data.languages(run_dir)
-    told = f" It was trained on texts in {', '.join(trained)}; of other languages nothing is known." if trained else ""
-    return LIMITS + told
+def _limits(run_dir: str, say: dict[str, Any]) -> str:
+    trained, space = card_data.languages(run_dir), "" if say["limits_text"].endswith("。") else " "
+    told = say["limits_languages"].format(languages=", ".join(trained))
+    return f"{say['limits_text']}{space}{told}" if trained else str(say["limits_text"])
 
 
-def _front_matter(base: list[str], licence: list[str], languages: list[str]) -> str:
-    lines = ["---", "library_name: transformers", "pipeline_tag: text-generation", "tags:", "- medical", "- t-elaine"]
-    if len(base) == 1:
-        lines.append(f"base_model: {base[0]}")
-    elif base:
-        lines += ["base_model:", *(f"- {name}" for name in base), "base_model_relation: merge"]
-    lines += ["language:", *(f"- {language}" for language in languages), *licence, "---"]
-    return "\n".join(lines)
+def _origin(base: str, meta: CheckpointMeta, config: LlamaConfig, say: dict[str, Any]) -> str:
+    which = f"{'from' if base else 'random'}_{'trained' if meta.step else 'untrained'}"
+    told = say[which].format(base=base, tokens=f"{meta.tokens:,}", steps=f"{meta.step:,}")
+    size = {name: f"{number:,}" if isinstance(number, int) else number for name, number in vars(config).items()}
+    return f"{told}{'' if told.endswith('。') else ' '}{say['shape'].format(**size)}"
 
 
-def _origin(base: str, meta: CheckpointMeta, config: LlamaConfig) -> str:
-    count = (
-        f"{config.layers} layers, width {config.embed}, {config.q_heads} query and {config.kv_heads} key/value heads"
-    )
-    start = f"It started from `{base}`" if base else "It started from random parameters"
-    trained = (
-        f"and was trained on {meta.tokens:,} tokens in {meta.step:,} steps" if meta.step else "and was not trained"
-    )
-    return f"{start} {trained}. Shape: {count}, vocabulary {config.vocab_size:,}, context {config.max_position:,}."
-
-
-def _proof_section(proof: dict[str, Any]) -> str:
+def _proof_section(proof: dict[str, Any], say: dict[str, Any]) -> str:
     languages = [name for name in proof["prompts"] if name != "tokens"]
     count = sum(proof["prompts"][name] for name in languages)
-    rounded = " rounded to bfloat16" if proof["dtype"] == "bfloat16" else ""
-    lines = [
-        "## Proof of this export",
-        "",
-        f"{proof['tensors']['count']} tensors, each bitwise the training checkpoint's{rounded}.",
-        f"Largest differences of logits on {count} prompts:",
-        "",
-        f"| computation | against | {' | '.join(languages)} |",
-        f"|---|---|{'---|' * len(languages)}",
+    rounded = say["proof_rounded"] if proof["dtype"] == "bfloat16" else ""
+    told = say["proof_tensors"].format(count=proof["tensors"]["count"], rounded=rounded, prompts=count)
+    rows = [
+        [entry["ours"], entry["theirs"], *(f"{entry['largest'][language]:.2e}" for language in languages)]
+        for entry in proof["logits"]
     ]
-    for entry in proof["logits"]:
-        values = " | ".join(f"{entry['largest'][language]:.2e}" for language in languages)
-        lines.append(f"| {entry['ours']} | {entry['theirs']} | {values} |")
-    for name, lack in proof.get("not_compared", {}).items():
-        lines += ["", f"Not compared through {name}: {lack}."]
+    lines = [say["proof"], told, card_data.table([*say["proof_header"], *languages], rows)]
+    lines += [say["proof_lack"].format(name=n, lack=lack) for n, lack in proof.get("not_compared", {}).items()]
     if proof.get("tokenizer"):
-        told = tokenizer_check.summary(proof["tokenizer"])
-        lines += ["", f"{told[0].upper()}{told[1:]}."]
-    told = "All figures, and the sha256 of each weights file, are in `proof.json`; its `passed` speaks of weights and "
-    return "\n".join([*lines, "", f"{told}logits, `tokenizer.passed` of the tokenizer in transformers."])
+        sentence = tokenizer_check.summary(proof["tokenizer"])
+        lines.append(f"{sentence[0].upper()}{sentence[1:]}.")
+    return "\n\n".join([*lines, say["proof_end"]])
 
 
-def _settings_section(run_dir: str, step: int) -> str:
-    """The settings that made the checkpoint, and those that were others before."""
+def _gguf_section(formats: dict[str, Any], say: dict[str, Any]) -> str:
+    """Each file with what it costs beside the float weights."""
+    rows = []
+    for entry in formats.values():
+        bits = [row for row in entry["bits_per_byte"] if row["level"] == "language" and "difference" in row]
+        greedy = entry["greedy"]
+        rows.append(
+            [
+                entry["file"],
+                f"{entry['bytes'] / 1e6:,.1f}",
+                ", ".join(f"{row['language']} {row['difference']['value']:+.4f}" for row in bits),
+                f"{sum(e['answers_changed'] for e in entry['exams'])} / {sum(e['questions'] for e in entry['exams'])}",
+                f"{sum(one['as_float'] for one in greedy)} / {sum(len(one['ids']) for one in greedy)}",
+            ]
+        )
+    held = say["gguf_held"][next(iter(formats.values()))["held_out"]]
+    told = say["gguf_told"].format(held=held)
+    return "\n\n".join([say["gguf"], told, card_data.table(say["gguf_header"], rows)])
+
+
+def _settings_section(run_dir: str, step: int, say: dict[str, Any] | None = None) -> str:
+    """The settings that made the checkpoint, what it took, and settings that were others before."""
+    say = say or words("en")
     text, changed = changes.settings_at(run_dir, step), changes.changes(run_dir, until=step)
     if not text:
-        return "## Settings\n\nNo training settings are recorded with this checkpoint."
-    cost = card_data.cost(run_dir)
-    parts = ["## Settings", *([cost] if cost else []), f"As recorded by the run:\n\n```\n{_without_paths(text)}\n```"]
-    told = "\n\n".join(parts)
+        return f"{say['settings']}\n\n{say['settings_none']}"
+    cost = card_data.cost(run_dir, say)
+    settings = f"{say['settings_told']}\n\n```\n{_without_paths(text)}\n```"
+    told = "\n\n".join([say["settings"], *([cost] if cost else []), settings])
     if not changed:
         return told
     rows = [(c.name, f"{c.step:,}", _without_paths(c.before), _without_paths(c.after)) for c in changed]
-    table = card_data.table(("setting", "from step", "before", "after"), rows)
-    return f"{told}\n\nThese are the last ones: some were changed while the run was going on.\n\n{table}"
+    return f"{told}\n\n{say['settings_changed']}\n\n{card_data.table(say['settings_header'], rows)}"
+
+
+def _citation_section(run_dir: str, base: str, card: Card, say: dict[str, Any]) -> str:
+    entries = "\n\n".join(card_rules.citations(run_dir, base, card))
+    return f"{say['citation']}\n\n{say['citation_told']}\n\n```bibtex\n{entries}\n```"
 
 
 def _without_paths(text: str) -> str:

@@ -22,7 +22,18 @@ from t_elaine.checkpoints import adapters, reading
 from t_elaine.checkpoints.layout import CheckpointMeta, step_dir
 from t_elaine.errors import UserError
 from t_elaine.faults import fault_point
-from t_elaine.hf import card, folders, mapping, proof, reference, side_files, tensors, tokenizer_check
+from t_elaine.hf import (
+    card_parts,
+    folders,
+    lm_eval_files,
+    mapping,
+    proof,
+    reference,
+    side_files,
+    tensors,
+    tokenizer_check,
+)
+from t_elaine.hf.card_rules import Card
 from t_elaine.hf.importing import Source
 from t_elaine.hf.prompts import PROMPTS
 from t_elaine.model.config import LlamaConfig, RopeScaling, to_hf
@@ -53,6 +64,7 @@ def export_checkpoint(
     tokenizer_files: TokenizerFiles = lambda present, before: {},
     beside: Beside = lambda folder: {},
     beside_bytes: int = 0,
+    card: Card | None = None,
     say: Callable[[str], None] = print,
 ) -> Exported:
     """Write a checkpoint's parameters as a Hugging Face folder, and prove it.
@@ -68,6 +80,7 @@ def export_checkpoint(
         tokenizer_files: makes the files that transformers needs beside the run's vocabulary.
         beside: writes further files into the proven folder (GGUF); what it returns stands in proof.json.
         beside_bytes: what these take on the disk.
+        card: what the model card says that no run records; a card that lacks a part is not written (card_parts.py).
         say: takes lines of progress.
 
     Raises:
@@ -79,12 +92,14 @@ def export_checkpoint(
     meta = reading.read_meta(run_dir, step)
     config = config_of(meta)
     check_vocabulary(run_dir, meta, config)
+    card_parts.check(run_dir, meta, card or Card(), os.path.basename(run_dir.rstrip("/")))
     with _target(to, overwrite, _planned_bytes(config, dtype) + beside_bytes) as folder:
         seconds = {"digests": _timed(lambda: check_digests(run_dir, step))}
         source, local = proof.checkpoint_source(run_dir, step), not paths.is_remote(run_dir)
         fault_point("export.before_write")
         seconds["stream"] = _timed(lambda: write_weights(folder, source, config, dtype, shard_bytes, local))
         write_side_files(folder, run_dir, meta, config, dtype, tokenizer_files)
+        lm_eval_files.write(folder)
         size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
         say(f"wrote {size / 1e9:.3f} GB in {seconds['stream']:.1f} s; proving it")
         prompts = proof.make_prompts(PROMPTS, encode)
@@ -105,7 +120,11 @@ def export_checkpoint(
             raise _unproven(found, to)
         found |= beside(folder)
         _write_json(folder / "proof.json", found)
-        (folder / "README.md").write_text(card.model_card(run_dir, meta, config, found), encoding="utf-8")
+        lacking = card_parts.write(folder, run_dir, meta, config, found, card or Card())
+        if lacking:
+            drafted = card is not None and card.draft
+            say(f"the model card {'is a draft' if drafted else 'is not written'}, since it lacks:")
+            say(card_parts.told(lacking))
     return Exported(folder=to, proof=found, seconds=seconds)
 
 

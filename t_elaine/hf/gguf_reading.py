@@ -73,7 +73,7 @@ def _check_names(found: dict[str, Any], config: LlamaConfig, file: Path) -> dict
 
 def _check_rope(found: dict[str, Any], config: LlamaConfig, file: Path) -> None:
     expected = gguf_layout.rope_factors(config)
-    there = found[gguf_layout.ROPE_FREQS].data if gguf_layout.ROPE_FREQS in found else None
+    there: Any = found[gguf_layout.ROPE_FREQS].data if gguf_layout.ROPE_FREQS in found else None
     if not ((expected is None and there is None) or (expected is not None and np.array_equal(there, expected))):
         what = "the file's rotary factors are not those of its fields"
         raise UserError(what, str(file), "give a file that this project exported")

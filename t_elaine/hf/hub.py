@@ -170,7 +170,11 @@ def push(
             f"{name} on the hub",
             "make it private there, or give --public to mean it",
         )
-    stale = ["*.safetensors", INDEX]  # else readers would take an older model.safetensors before the new shards
+    stale = [
+        "*.safetensors",
+        "*.gguf",
+        INDEX,
+    ]  # else readers would take an older model.safetensors before the new shards
     trying.call(
         lambda: api.upload_folder(folder_path=folder, repo_id=name, commit_message=message, delete_patterns=stale)
     )
