@@ -8,8 +8,9 @@ from rich.console import Console
 
 from t_elaine import cli, elsewhere, judging
 from t_elaine.data.overlap import Overlap
-from t_elaine.evaluation import compared, generated, runner, table
 from t_elaine.evaluation import contamination as contaminated
+from t_elaine.evaluation import forgotten, runner
+from t_elaine.forgetting import Forgetting
 from t_elaine.model.config import ComputeConfig
 from t_elaine.parallel.mesh import MeshConfig
 from t_elaine.peers.endpoint import Endpoint
@@ -44,6 +45,7 @@ def evaluate(
     contamination: bool = True,
     trained_on: tuple[str, ...] = (),
     overlap: Overlap | None = None,
+    forgetting: Forgetting | None = None,
     name: str = "",
     to: str = "",
     overwrite: bool = False,
@@ -76,6 +78,7 @@ def evaluate(
         contamination: look for the exams' questions in the stores that the model was trained on
         trained_on: stores or .jsonl files of text that it was trained on; () takes those of its run's record
         overlap: when a question counts as seen
+        forgetting: how much may be lost against the parent; past it the exit code is 3
         name: of the result file; "" takes step-<STEP>
         to: folder of the result; "" takes RUN_DIR/evaluation
         overwrite: replace a result of another evaluation
@@ -86,6 +89,7 @@ def evaluate(
     compute = compute or COMPUTE
     material = runner.gather(stores, exams, split, limit, protocols, suites_dir)
     elsewhere.refuse(used, material)
+    forgotten.check(forgetting, material, len(models))
     scored: dict[str, Any] = {"sequence_length": length, "dtype": compute.dtype, **used.identity}
     trained = contaminated.trained_on(models[0], trained_on, contamination)
     overlap = overlap or Overlap()
@@ -97,11 +101,8 @@ def evaluate(
     if result is None:
         how = judging.How(path=path, mesh=mesh, compute=compute, rows=batch_rows, length=length, used=used)
         result = judging.judge(models, material, scored, identity, trained, overlap, how, console)
-    table.show(result, console)
-    generated.show(result.get("generated", {}), console)
-    compared.show_sides(result, console)
-    console.print(f"result: {path}", soft_wrap=True, highlight=False)
-    return 0
+    judging.show(result, path, console)
+    return forgotten.judge(result, forgetting, path, console)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

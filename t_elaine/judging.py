@@ -10,8 +10,8 @@ from rich.console import Console
 from t_elaine import elsewhere, examined
 from t_elaine.data.overlap import Overlap
 from t_elaine.elsewhere import Used
+from t_elaine.evaluation import compared, generated, kept, runner, summary, table, unseen
 from t_elaine.evaluation import contamination as contaminated
-from t_elaine.evaluation import kept, runner, summary, unseen
 from t_elaine.evaluation.contamination import Trained
 from t_elaine.evaluation.engines import Model
 from t_elaine.evaluation.items import Exam
@@ -84,3 +84,11 @@ def judge(
         runner.save(path, result)
         kept.clear(path)
     return result
+
+
+def show(result: dict[str, Any], path: str, console: Console) -> None:
+    """Print a result, and where it stands."""
+    table.show(result, console)
+    generated.show(result.get("generated", {}), console)
+    compared.show_sides(result, console)
+    console.print(f"result: {path}", soft_wrap=True, highlight=False)
