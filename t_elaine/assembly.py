@@ -6,6 +6,7 @@ the loop; nothing below imports it.
 
 import dataclasses
 import json
+import math
 import socket
 import threading
 import time
@@ -330,7 +331,8 @@ def probe(run: Run, begun: Begun) -> None:
         say(f"{parent} holds no probe.json: the start's loss is not compared with a reference")
         return
     groups = len(run.groups)
-    loss = held_out.check_probe(run.step, weights(begun.state), found, run.feed.shape[1], groups, parent)
+    largest = math.inf if begun.altered else held_out.LARGEST_GAP
+    loss = held_out.check_probe(run.step, weights(begun.state), found, run.feed.shape[1], groups, parent, largest)
     say(f"loss on the probe rows {loss:.4f}; the reference model has {found[1]:.4f}")
 
 

@@ -88,7 +88,8 @@ def anew(
         say(f"adapters from {layout.step_dir(*given[:2])}")
     state = jax.jit(partial(init_state, first_moment_dtype=moment), out_shardings=where, donate_argnums=0)(own)
     parent, adapter = layout.step_dir(*base), reading_whole.record(base, lora)
-    return Begun(state | {BASE: held}, 0, parent, False, adapter)
+    altered = given is not None or lora.base in KINDS
+    return Begun(state | {BASE: held}, 0, parent, False, adapter, altered)
 
 
 def given_adapter(start: Start, lora: Lora) -> tuple[str, int, CheckpointMeta] | None:

@@ -38,6 +38,7 @@ class Begun:
         parent: run folder that the weights came from first, None for random ones.
         resumed: True if the run went on from its own checkpoint.
         adapter: what checkpoints say of adapters and their base (`checkpoints.adapters.record`); None without any.
+        altered: it computes something else than its parent: matrices in few bits, or adapters that were taken over.
     """
 
     state: State
@@ -45,6 +46,7 @@ class Begun:
     parent: str | None
     resumed: bool
     adapter: dict[str, Any] | None = None
+    altered: bool = False
 
 
 def split_state(state: State) -> tuple[Any, dict[str, Any]]:
