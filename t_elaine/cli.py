@@ -1,9 +1,9 @@
 """What all commands share: flags, gin, the lint, exit codes. Each command's own file says which flags it has.
 
-Exit codes: 0 done, 2 a `UserError` (three lines, no traceback), 3 the answer is no (what `plan` was asked about does not
-fit; a model forgot more than `Forgetting` allows), 1 a bug (traceback), 130 Ctrl-C, 143 SIGTERM, 141 where nobody reads
-the output any more (`| head`). `train` at SIGTERM saves and exits 0 by design: whether a run is finished stands in its
-status.json.
+Exit codes: 0 done, 2 a `UserError` (three lines, no traceback), 3 the answer is no (what `plan` was asked about does
+not fit; a model forgot more than `Forgetting` allows), 1 a bug (traceback), 130 Ctrl-C, 143 SIGTERM, 141 where nobody
+reads the output any more (`| head`). `train` at SIGTERM saves and exits 0 by design: whether a run is finished stands
+in its status.json.
 """
 
 import ast
