@@ -5,6 +5,7 @@ The schedule is a function of the run's step, not of the optimizer's own count. 
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -13,7 +14,8 @@ import optax
 
 from t_elaine.errors import UserError
 
-KINDS = ("cosine", "linear", "constant")
+KINDS = ("cosine", "linear", "constant", "wsd")
+DECAYS = ("sqrt", "linear", "cosine", "exponential")
 DECAYED = ("matrix", "embedding")
 MOMENTS = ("float32", "bfloat16")
 
@@ -22,28 +24,56 @@ MOMENTS = ("float32", "bfloat16")
 class Schedule:
     """Learning rate over a run: linear warm-up to the peak, then down to a floor.
 
+    With kind="wsd" the rate stays where it is between warm-up and a decay that ends with the run, so that a run of any
+    length is the same up to its decay: warmup-stable-decay (Hu et al., MiniCPM, arXiv 2404.06395; Hägele et al., arXiv
+    2405.18392). With a cool-down to a lower constant it is the infinite schedule of Ibrahim et al. (arXiv 2403.08763).
+
     Args:
         peak: highest learning rate.
         warmup_steps: steps of warm-up; None: taken from `warmup_fraction`.
         warmup_fraction: share of all steps, used where `warmup_steps` is None.
+        start_fraction: the rate that the warm-up begins from, as a share of the peak.
         floor_fraction: the last step's rate as a share of the peak.
-        kind: the way down: "cosine", "linear" or "constant" (stays at the peak).
+        kind: the way down: "cosine", "linear", "constant" (stays at the peak) or "wsd".
+        cooldown_steps: for "wsd": steps of a cosine from the peak to the constant part.
+        constant_fraction: for "wsd": rate of the constant part as a share of the peak.
+        decay_steps: for "wsd": steps of the last part; None: taken from `decay_fraction`; 0: it never decays.
+        decay_fraction: for "wsd": share of all steps.
+        decay: for "wsd": the last part's form: "sqrt" (1 - the root of its share that is done), "linear", "cosine" or
+            "exponential".
+        restarts: steps at which it begins anew, warm-up and all: re-warming and re-decaying (Gupta et al., arXiv
+            2308.04014), from the floor; fractions are then of what lies between.
     """
 
     peak: float = 2e-5
     warmup_steps: int | None = None
     warmup_fraction: float = 0.01
+    start_fraction: float = 0.0
     floor_fraction: float = 0.1
     kind: str = "cosine"
+    cooldown_steps: int = 0
+    constant_fraction: float = 1.0
+    decay_steps: int | None = None
+    decay_fraction: float = 0.1
+    decay: str = "sqrt"
+    restarts: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise UserError(f"kind is {self.kind!r}", "Schedule", f"give one of {', '.join(KINDS)}")
-        for name in ("warmup_fraction", "floor_fraction"):
+        for name, known in (("kind", KINDS), ("decay", DECAYS)):
+            if getattr(self, name) not in known:
+                what = f"{name} is {getattr(self, name)!r}"
+                raise UserError(what, "Schedule", f"give one of {', '.join(known)}")
+        for name in ("warmup_fraction", "start_fraction", "floor_fraction", "constant_fraction", "decay_fraction"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name} is {getattr(self, name)}", "Schedule", "give a share between 0 and 1")
         if self.peak <= 0:
             raise UserError(f"peak is {self.peak}", "Schedule", "give a positive learning rate")
+        if self.kind == "wsd" and self.decay == "exponential" and not self.floor_fraction:
+            what = "an exponential decay never reaches a floor of 0"
+            raise UserError(what, "Schedule.floor_fraction", "give a share above 0, or another decay")
+        if list(self.restarts) != sorted({step for step in self.restarts if step > 0}):
+            what = f"restarts are {self.restarts}"
+            raise UserError(what, "Schedule.restarts", "give steps above 0, each later than the one before it")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -80,21 +110,53 @@ def learning_rate(schedule: Schedule, steps: int) -> Callable[[jax.Array], jax.A
         steps: of the whole run.
 
     Raises:
-        UserError: the warm-up is longer than the run.
+        UserError: its parts are longer than the run (or than what lies between two restarts).
     """
+    begins = [0, *(step for step in schedule.restarts if step < steps)]
+    parts, edges = [], []
+    for begin, end in zip(begins, [*begins[1:], steps], strict=True):
+        lowest = schedule.floor_fraction if begin else schedule.start_fraction
+        several, lengths = _cycle(schedule, end - begin, lowest)
+        parts += several
+        edges += [begin + length for length in lengths] + [end]
+    rate = optax.join_schedules(parts, edges[:-1])
+    return lambda step: jnp.asarray(rate(step + 1), jnp.float32)
+
+
+def _cycle(schedule: Schedule, steps: int, lowest: float) -> tuple[list[optax.Schedule], list[int]]:
+    """Warm-up and way down over some steps: the parts, and where each but the first begins."""
     warmup = schedule.warmup_steps
     if warmup is None:
         warmup = round(schedule.warmup_fraction * steps)
     if warmup > steps:
         raise UserError(f"warm-up of {warmup} steps in a run of {steps}", "Schedule", f"give at most {steps}")
-    floor, rest = schedule.peak * schedule.floor_fraction, max(steps - warmup, 1)
-    down = {
-        "cosine": optax.cosine_decay_schedule(schedule.peak, rest, schedule.floor_fraction),
-        "linear": optax.linear_schedule(schedule.peak, floor, rest),
-        "constant": optax.constant_schedule(schedule.peak),
-    }[schedule.kind]
-    rate = optax.join_schedules([optax.linear_schedule(0.0, schedule.peak, max(warmup, 1)), down], [warmup])
-    return lambda step: jnp.asarray(rate(step + 1), jnp.float32)
+    peak, floor, rest = schedule.peak, schedule.peak * schedule.floor_fraction, max(steps - warmup, 1)
+    up = optax.linear_schedule(peak * lowest, peak, max(warmup, 1))
+    if schedule.kind != "wsd":
+        down = {
+            "cosine": optax.cosine_decay_schedule(peak, rest, schedule.floor_fraction),
+            "linear": optax.linear_schedule(peak, floor, rest),
+            "constant": optax.constant_schedule(peak),
+        }[schedule.kind]
+        return [up, down], [warmup]
+    decay = round(schedule.decay_fraction * steps) if schedule.decay_steps is None else schedule.decay_steps
+    cooled = warmup + schedule.cooldown_steps
+    if cooled + decay > steps:
+        what = f"warm-up, cool-down and decay take {cooled + decay} steps of {steps}"
+        raise UserError(what, "Schedule", f"give decay_steps of at most {max(steps - cooled, 0)}, or a longer run")
+    stable = peak * schedule.constant_fraction
+    cooldown = optax.cosine_decay_schedule(peak, max(schedule.cooldown_steps, 1), schedule.constant_fraction)
+    last = partial(_decayed, schedule.decay, stable, floor, max(decay, 1))
+    return [up, cooldown, optax.constant_schedule(stable), last], [warmup, cooled, steps - decay]
+
+
+def _decayed(form: str, start: float, floor: float, steps: int, count: jax.Array) -> jax.Array:
+    """Rate `count` steps into the last part, of `steps`."""
+    share = jnp.clip(count / steps, 0.0, 1.0)
+    if form == "exponential":
+        return start * (floor / start) ** share
+    done = {"sqrt": jnp.sqrt(share), "linear": share, "cosine": (1 - jnp.cos(jnp.pi * share)) / 2}[form]
+    return start - (start - floor) * done  # exactly `start` at its first step, whatever the run's length
 
 
 def init_optimizer(params: Any, first_moment_dtype: str = "float32") -> dict[str, Any]:

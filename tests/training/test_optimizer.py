@@ -72,6 +72,64 @@ def test_other_kinds(kind: str, last: float) -> None:
     np.testing.assert_allclose(rate(jnp.int32(49)), last, rtol=1e-5)
 
 
+def rates(schedule: Schedule, steps: int) -> np.ndarray:
+    return np.asarray(jax.vmap(optimizer.learning_rate(schedule, steps))(jnp.arange(steps)))
+
+
+@pytest.mark.parametrize(("decay", "middle"), [("sqrt", 1 - 0.5**0.5), ("linear", 0.5), ("cosine", 0.5)])
+def test_warmup_stable_decay(decay: str, middle: float) -> None:
+    values = rates(Schedule(peak=1e-3, kind="wsd", warmup_steps=10, decay_steps=20, decay=decay), 100)
+    np.testing.assert_allclose(values[:10], np.linspace(1e-4, 1e-3, 10), rtol=1e-5)
+    np.testing.assert_allclose(values[9:80], 1e-3, rtol=1e-6)
+    np.testing.assert_allclose(values[89], 1e-4 + 9e-4 * middle, rtol=1e-4)
+    np.testing.assert_allclose(values[99], 1e-4, rtol=1e-4)
+    assert np.all(np.diff(values[79:]) < 0)
+
+
+def test_a_longer_run_is_the_same_up_to_its_decay() -> None:
+    """What makes the constant part one to go on from, for another length or for none (decay_steps=0)."""
+    wsd = Schedule(kind="wsd", warmup_steps=10, decay_steps=20)
+    np.testing.assert_array_equal(rates(wsd, 100)[:80], rates(wsd, 300)[:80])
+    endless = rates(Schedule(kind="wsd", warmup_steps=10, decay_steps=0), 100)
+    np.testing.assert_array_equal(endless[:80], rates(wsd, 100)[:80])
+    assert endless[99] == endless[20]
+
+
+def test_infinite_schedule() -> None:
+    """Warm-up, cool-down to a lower constant, exponential annealing at the end."""
+    shape = {"cooldown_steps": 20, "constant_fraction": 0.5, "decay_steps": 40, "decay": "exponential"}
+    values = rates(Schedule(peak=1e-3, kind="wsd", warmup_steps=10, floor_fraction=0.05, **shape), 200)
+    np.testing.assert_allclose(values[[9, 19, 29, 100, 159]], [1e-3, 7.5e-4, 5e-4, 5e-4, 5e-4], rtol=1e-4)
+    np.testing.assert_allclose(values[[179, 199]], [5e-4 * 0.1**0.5, 5e-5], rtol=1e-4)
+
+
+def test_rewarming_and_redecaying() -> None:
+    """Each part between restarts is a schedule of its own, from the floor up again."""
+    again = Schedule(peak=1e-3, warmup_steps=10, floor_fraction=0.1, restarts=(100,))
+    values, once = rates(again, 250), rates(Schedule(peak=1e-3, warmup_steps=10, floor_fraction=0.1), 100)
+    np.testing.assert_allclose(values[:100], once, rtol=1e-6)
+    np.testing.assert_allclose(values[[99, 104, 109, 249]], [1e-4, 5.5e-4, 1e-3, 1e-4], rtol=1e-4)
+    np.testing.assert_array_equal(rates(again, 90), rates(Schedule(peak=1e-3, warmup_steps=10), 90))
+    warmed = rates(Schedule(peak=1e-3, warmup_steps=10, start_fraction=0.5), 100)
+    np.testing.assert_allclose(warmed[[0, 9]], [5.5e-4, 1e-3], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "steps", "told"),
+    [
+        ({"kind": "wsd", "warmup_steps": 50, "decay_steps": 60}, 100, "take 110 steps of 100"),
+        ({"warmup_steps": 50, "restarts": (80,)}, 100, "warm-up of 50 steps in a run of 20"),
+        ({"kind": "wsd", "decay": "exponential", "floor_fraction": 0.0}, 100, "never reaches a floor of 0"),
+        ({"restarts": (5, 3)}, 100, "restarts are"),
+        ({"kind": "wsd", "decay": "steep"}, 100, "sqrt, linear, cosine, exponential"),
+    ],
+)
+def test_schedules_that_cannot_be_are_refused(settings: dict[str, Any], steps: int, told: str) -> None:
+    with pytest.raises(UserError) as refused:
+        optimizer.learning_rate(Schedule(**settings), steps)
+    assert told in refused.value.text()
+
+
 def test_settings_that_cannot_be_are_refused() -> None:
     with pytest.raises(UserError, match="cosine, linear, constant"):
         Schedule(kind="step")
