@@ -105,20 +105,23 @@ def base(models: Sequence[Entrant]) -> str:
 
 
 def by_protocol(models: Sequence[Entrant]) -> list[tuple[str, list[dict[str, Any]]]]:
-    """Protocol → exams, each with a score or None of every model and the first there is."""
-    names = dict.fromkeys(row["protocol"] for model in models for row in model.rows)
-    order = sorted(
-        names, key=lambda name: (FIRST.index(name) if name in FIRST else len(FIRST) + (name == LIKELIHOOD), name)
-    )
-    found = []
-    for protocol in order:
-        exams = dict.fromkeys(row["suite"] for model in models for row in model.rows if row["protocol"] == protocol)
-        rows = []
-        for exam in exams:
-            scores = [_score(model, exam, protocol) for model in models]
-            rows.append({"first": next(score for score in scores if score), "scores": scores})
-        found.append((protocol, rows))
-    return found
+    """Protocol → exams, each with a score or None of every model and the first there is.
+
+    Templates of one protocol ("jmedllm:alpaca") stand together; `template` names an exam's, "" where there are none.
+    """
+    keys = list(dict.fromkeys((row["protocol"], row["suite"]) for model in models for row in model.rows))
+    found: dict[str, list[dict[str, Any]]] = {}
+    for protocol, exam in sorted(keys, key=lambda key: _order(key[0])):
+        scores = [_score(model, exam, protocol) for model in models]
+        family, _, template = protocol.partition(":")
+        row = {"first": next(score for score in scores if score), "scores": scores, "template": template}
+        found.setdefault(family, []).append(row)
+    return list(found.items())
+
+
+def _order(protocol: str) -> tuple[int, str]:
+    later = len(FIRST) + (protocol == LIKELIHOOD)
+    return (FIRST.index(protocol) if protocol in FIRST else later, protocol.partition(":")[0])
 
 
 def _score(model: Entrant, exam: str, protocol: str) -> Row | None:

@@ -82,7 +82,7 @@ def charts(groups: Sequence[tuple[str, list[dict[str, Any]]]]) -> list[tuple[str
     found = []
     for language in sorted({row["first"]["language"] for _, row in every}):
         lines = [
-            (f"{row['first']['suite']} {short(protocol)}", row["scores"])
+            (f"{row['first']['suite']} {row['template'] or short(protocol)}", row["scores"])
             for protocol, row in every
             if row["first"]["language"] == language
         ]
@@ -92,7 +92,7 @@ def charts(groups: Sequence[tuple[str, list[dict[str, Any]]]]) -> list[tuple[str
 
 def short(protocol: str) -> str:
     """A protocol's name for a plot."""
-    return {"official-rescored": "rescored"}.get(protocol, protocol.partition(":")[0])
+    return {"official-rescored": "rescored"}.get(protocol, protocol)
 
 
 def _compared(found: Comparison | None) -> dict[str, Any] | None:

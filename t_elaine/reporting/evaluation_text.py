@@ -56,20 +56,21 @@ def _scores(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:
         constant = f"{words.number(first['majority']['accuracy'], 1, 100)} {first['majority']['answer']}"
         read = [words.number(first.get("unparsable"), 1, 100), words.number(first.get("answer_characters"), 0)]
         scores = [percent(score["accuracy"]) if score else "–" for score in row["scores"]]
-        lines.append([first["suite"], first["questions"], *scores, *limits, constant, *read])
+        exam = f"{first['suite']} {row['template']}".rstrip()
+        lines.append([exam, first["questions"], *scores, *limits, constant, *read])
     return table(["exam", "n", *names, "limit", "chance", "constant", "% unread", "length"], lines)
 
 
 def _seen(groups: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], names: Sequence[str]) -> str:
     lines = []
-    for protocol, rows in groups:
+    for _, rows in groups:
         for row in rows:
             found = row["first"].get("contamination", {"known": False, "why": "not looked for"})
             cells = [found[key] for key in ("seen", "half", "unseen")] if found["known"] else [found["why"], "", ""]
             for score in row["scores"]:
                 without = (score or {}).get("contamination", {}).get("without", {}).get("accuracy")
                 cells += [percent(score["accuracy"]) if score else "–", percent(without) if without else "–"]
-            lines.append([row["first"]["suite"], protocol, *cells])
+            lines.append([row["first"]["suite"], row["first"]["protocol"], *cells])
     heads = [head for name in names for head in (name, "without seen")]
     return table(["exam", "protocol", "seen", "half or more", "left", *heads], lines)
 

@@ -73,6 +73,8 @@ def why(row: Row) -> str:
     """Why a score stands in no published table."""
     if row["protocol"] in OTHER_GRADING:
         return OTHER_GRADING[row["protocol"]]
+    if row["protocol"].partition(":")[2] and row.get("published_suite"):
+        return "the table has another template, or not all questions were asked"
     if not row.get("published_suite"):
         return "the file of the exam is none of the published ones"
     for table in tables():

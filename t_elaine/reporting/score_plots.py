@@ -10,6 +10,7 @@ from xml.sax.saxutils import escape
 from t_elaine.reporting import words
 
 WIDTH, LEFT, RIGHT, ROW = 680, 168, 16, 15
+LONGEST = 27  # letters of a name
 SCALES = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 1.0)
 COLOURS = 8  # of the page
 
@@ -67,7 +68,8 @@ def _axis(bottom: float, low: float, high: float, ticks: Sequence[float], signed
 
 
 def _name(exam: str, y: float) -> str:
-    return f'<text x="{LEFT - 10}" y="{y}" text-anchor="end" class="name">{escape(exam)}</text>'
+    shown = exam if len(exam) <= LONGEST else f"{exam[: LONGEST - 1]}…"
+    return f'<text x="{LEFT - 10}" y="{y}" text-anchor="end" class="name">{escape(shown)}</text>'
 
 
 def _band(score: Mapping[str, Any], top: float, height: float) -> str:

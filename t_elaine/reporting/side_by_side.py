@@ -81,7 +81,7 @@ def _question(kind: int, items: Sequence[Row], texts: Mapping[int, Row], two: bo
     return {
         "id": items[0]["id"],
         "kind": KINDS[kind] if two else ("right", "wrong")[kind % 2],
-        "question": cut(str(text.get("problem_text", ""))),
+        "question": cut(str(text.get("question", ""))),
         "choices": [cut(str(choice), 200) for choice in text.get("choices", ())][:10],
         "gold": gold if isinstance(gold, str) else ", ".join(map(str, gold)),
         "answers": [{**item, "answer": None if item["answer"] is None else cut(item["answer"])} for item in items],
@@ -100,9 +100,21 @@ def question_texts(row: Row, result: Mapping[str, Any], suites_dir: str = "") ->
         if path.is_file():
             content = path.read_bytes()
             if hashlib.sha256(content).hexdigest() == row.get("suite_sha256"):
-                lines = enumerate(content.decode("utf-8-sig").split("\n"), 1)
-                return {number: json.loads(line) for number, line in lines if line.strip()}
+                return _records(content)
     return {}
+
+
+def _records(content: bytes) -> dict[int, Row]:
+    """Line → question and options; lines of another layout are left out."""
+    found: dict[int, Row] = {}
+    for number, line in enumerate(content.decode("utf-8-sig").split("\n"), 1):
+        try:
+            record = json.loads(line)
+            options = record.get("choices") or list((record.get("options") or {}).values())
+            found[number] = {"question": record.get("problem_text") or record["question"], "choices": options}
+        except (ValueError, KeyError, AttributeError):
+            continue
+    return found
 
 
 def _usual(suite: str, suites_dir: str) -> list[str]:

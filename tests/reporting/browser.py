@@ -19,8 +19,9 @@ onload = () => {{ const d = document.getElementById("f").contentDocument;
   const blank = [...d.querySelectorAll("svg")].filter(e => e.getBoundingClientRect().height < {least}).length;
   const cut = [...d.querySelectorAll("svg")].flatMap(s => [...s.querySelectorAll("text")].filter(t =>
     t.getBoundingClientRect().left < s.getBoundingClientRect().left - 1)).map(t => t.textContent);
-  const draw = (text, font) => {{ const c = document.createElement("canvas"); c.width = c.height = 40;
-    const g = c.getContext("2d"); g.font = "24px " + font; g.fillText(text, 4, 30); return c.toDataURL(); }};
+  const c = document.createElement("canvas"), g = c.getContext("2d", {{willReadFrequently: true}}), drawn = new Map();
+  const draw = (text, font) => {{ const key = text + font; if (!drawn.has(key)) {{ c.width = c.height = 40;
+    g.font = "24px " + font; g.fillText(text, 4, 30); drawn.set(key, c.toDataURL()); }} return drawn.get(key); }};
   const tofu = [...d.querySelectorAll("[lang=ja], [lang=zh]")].filter(e => {{
     const font = getComputedStyle(e).fontFamily, none = draw("\\u{{FFFFE}}", font);
     return [...new Set(e.textContent.match(/[\\u3040-\\u30ff\\u4e00-\\u9fff]/g) || [])].slice(0, 9)
@@ -54,7 +55,7 @@ def opened(page: Path, folder: Path, width: int, least: int = 80) -> dict[str, A
     frame.write_text(FRAME.format(page=page.name, width=width, least=least), encoding="utf-8")
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files"]
     flags += ["--virtual-time-budget=5000", f"--user-data-dir={folder / 'profile'}", "--enable-logging=stderr"]
-    done = subprocess.run([browser, *flags, "--dump-dom", frame.as_uri()], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([browser, *flags, "--dump-dom", frame.as_uri()], capture_output=True, text=True, timeout=300)
     found = re.search(r'data-result="([^"]*)"', done.stdout)
     assert found, done.stderr[-2000:]
     assert "Content Security Policy" not in done.stderr, "the page asked for something"

@@ -201,3 +201,21 @@ def test_the_report_of_a_run_has_written_exams_and_what_was_seen(tmp_path: Path)
     assert "Exams answered in text" in text and words.number(row["accuracy"]["low"], 2, 100) in text
     assert "Questions seen in training" in text and "What the model it began from had read is not known." in text
     assert report(results=(str(run),)) == 0 and (run / "evaluation" / "step-240.md").is_file()
+
+
+def test_templates_of_one_protocol_stand_together_with_their_other_measures(place: Path, tmp_path: Path) -> None:
+    mark = {"questions": 30, "value": 0.1234, "low": 0.1, "high": 0.2}
+
+    def rename(result: dict) -> None:
+        for rows in result["generated"].values():
+            for name, row in zip(("alpaca", "meditron_five_choice"), rows[:2], strict=True):
+                row |= {"protocol": f"jmedllm:{name}", "marks": {"exact_match": mark}}
+
+    path = changed(place, tmp_path, rename)
+    groups = dict(entrants.by_protocol(entrants.entrants([str(path)])))
+    assert [row["template"] for row in groups["jmedllm"]] == ["alpaca", "meditron_five_choice"]
+    assert next(iter(groups)) == "official" and list(groups)[-1] == "likelihood"
+    assert report(run_dir=str(path)) == 0
+    text = read((tmp_path / "changed.html").read_text(encoding="utf-8")).text
+    assert "exact-match" in text and text.count("12.34") == 4
+    assert "| exam_en alpaca |" in (tmp_path / "changed.md").read_text(encoding="utf-8")
