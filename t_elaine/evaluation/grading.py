@@ -80,7 +80,7 @@ def by_subject(
 ) -> dict[str, dict[str, Any]]:
     """{"by_subject": name in a published table → figures, with the subject's own name}; nothing for most exams."""
     found = {}
-    for name, subject in published.subjects(sitting.exam).items():
+    for name, subject in published.subjects(sitting.exam.sha256).items():
         places = [
             i
             for i, item in enumerate(sitting.items)

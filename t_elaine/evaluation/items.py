@@ -1,18 +1,23 @@
-"""Exam items as they stand in the published files, odd ones too: protocols that generate need every one of them.
+"""Exam items as they stand in their files, odd ones of the published files too: protocols that generate need all.
 
-`suites` reads the same files for option likelihoods and leaves out what that cannot score. No prompt, no model here.
+ELAINE's layout: a JSON object a line with problem_id, problem_text, choices, answer (letters), points
+(aistairc/medLLM_QA_benchmark, data/). No prompt, no model here.
 """
 
 import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
+from t_elaine import paths
 from t_elaine.errors import UserError
-from t_elaine.evaluation import benchmarks, suites
+from t_elaine.evaluation import benchmarks
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
+LANGUAGES = ("en", "ja", "zh")
+One = TypeVar("One")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,19 +70,21 @@ def load_exam(spec: str, suites_dir: str = "") -> Exam:
     """Read an exam whole.
 
     Args:
-        spec: as `suites.load_suite` takes it, such as en/MedQA, samples/ja, zh:FILE.
+        spec: "samples/en" (or ja, zh) for the shipped questions; "en/MedQA" for a benchmark in `suites_dir`; else a
+            .jsonl file, with its language in front where no folder of its path is named after it:
+            "ja:exams/igaku.jsonl".
         suites_dir: folder of the published exams.
 
     Raises:
         UserError: no such exam, a line that is no item, or (but in a published file, whose faults belong to the
             protocols) an answer that is outside the options.
     """
-    language, path = suites.locate(spec, suites_dir)
+    language, path = locate(spec, suites_dir)
     content = path.read_bytes()
     sha256 = hashlib.sha256(content).hexdigest()
     known = benchmarks.published(sha256)
     items = []
-    for number, line in enumerate(suites.lines(content, str(path)), 1):
+    for number, line in enumerate(lines(content, str(path)), 1):
         if line.strip():
             item = _item(line, number, str(path))
             if not known:
@@ -86,7 +93,7 @@ def load_exam(spec: str, suites_dir: str = "") -> Exam:
     if not items:
         raise UserError("there is no item in it", str(path), "give a file with a JSON object a line")
     return Exam(
-        name=known.name if known else suites.exam_name(spec, path),
+        name=known.name if known else exam_name(spec, path),
         language=language,
         path=str(path),
         sha256=sha256,
@@ -95,7 +102,58 @@ def load_exam(spec: str, suites_dir: str = "") -> Exam:
     )
 
 
-def spread(items: tuple[Item, ...], limit: int) -> tuple[Item, ...]:
+def exam_name(spec: str, path: Path) -> str:
+    """What tables call it."""
+    return spec if spec.startswith("samples/") or spec in benchmarks.benchmarks() else path.stem
+
+
+def lines(content: bytes, where: str) -> list[str]:
+    """Lines of a file of JSON Lines; U+2028 and its like end none.
+
+    Raises:
+        UserError: it is not UTF-8.
+    """
+    try:
+        return content.decode("utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise UserError(
+            f"this is not UTF-8 (is the file cut off?): {error}", f"{where}:{line}", "copy it again"
+        ) from error
+
+
+def locate(spec: str, suites_dir: str = "") -> tuple[str, Path]:
+    """(language, file) of an exam; see `load_exam`.
+
+    Raises:
+        UserError: there is no such exam, or its language is not known.
+    """
+    if spec.startswith("samples/"):
+        language = spec.removeprefix("samples/")
+        path = paths.shipped("data_tasks") / "samples" / language / "exam.jsonl"
+        if not path.is_file():
+            there = sorted(f"samples/{p.parent.name}" for p in path.parent.parent.glob("*/exam.jsonl"))
+            mend = f"give one of {', '.join(there)}, or a file"
+            raise UserError(f"no shipped exam is called {spec!r}", "exams", mend)
+        return language, path
+    language, colon, rest = spec.partition(":")
+    named = bool(colon) and language in LANGUAGES
+    path = Path(rest if named else spec)
+    if spec in benchmarks.benchmarks() or not (named or path.suffix or path.exists()):
+        found = benchmarks.named(spec)
+        return found.language, benchmarks.find(found, suites_dir)
+    if not path.is_file():
+        mend = "give samples/en, samples/ja, samples/zh, a benchmark such as en/MedQA, or a .jsonl file"
+        raise UserError(f"no such exam: {path}", "exams", mend)
+    if not named:
+        folders = [part for part in path.parts[:-1] if part in LANGUAGES]
+        if not folders:
+            raise UserError(f"the language of {path} is not known", "exams", f"write it in front: ja:{path}")
+        language = folders[-1]
+    return language, path
+
+
+def spread(items: tuple[One, ...], limit: int) -> tuple[One, ...]:
     """So many items, evenly over the exam; 0 takes all."""
     if not 0 < limit < len(items):
         return items

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from t_elaine.errors import UserError
-from t_elaine.evaluation import suites
-from t_elaine.evaluation.items import LETTERS, Exam, Item, Rationale
+from t_elaine.evaluation.items import LETTERS, Exam, Item, Rationale, lines
 from t_elaine.evaluation.sitting import load_rules
 
 NAME = "mmedbench"
@@ -57,7 +56,7 @@ def load(spec: str, suites_dir: str = "") -> Exam:
     path, name = _locate(spec, suites_dir)
     language = load_rules(NAME).data["languages"][name]
     content = path.read_bytes()
-    found = enumerate(suites.lines(content, str(path)), 1)
+    found = enumerate(lines(content, str(path)), 1)
     items = tuple(_item(line, number, f"{path}:{number}", language) for number, line in found if line.strip())
     if not items:
         raise UserError("there is no item in it", str(path), _origin())

@@ -85,6 +85,16 @@ def texts(protocol: LikelihoodProtocol, way: str, language: str, question: Quest
     return prompt, [template["continuation"].replace("{letter}", letters[i]) for i in range(len(lines))]
 
 
+def prompts_sha256(protocol: LikelihoodProtocol, language: str, questions: Sequence[Question]) -> str:
+    """Of all prompts and the options behind them, both ways of asking, as UTF-8, a zero byte after each."""
+    digest = hashlib.sha256()
+    for way in WAYS:
+        for question in questions:
+            prompt, continuations = texts(protocol, way, language, question)
+            digest.update("".join(f"{text}\0" for text in (prompt, *continuations)).encode())
+    return digest.hexdigest()
+
+
 def requests(
     encoder: Encoder, prompt: str, continuations: Sequence[str], before: Sequence[int], length: int
 ) -> list[Request]:

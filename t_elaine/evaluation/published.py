@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from t_elaine.evaluation import benchmarks, jmedllm, mmedbench, official
-from t_elaine.evaluation.items import Exam
 from t_elaine.evaluation.sitting import Sitting
 
 ELAINE = "https://github.com/aistairc/medLLM_QA_benchmark"
@@ -41,9 +40,13 @@ def whole(sitting: Sitting) -> bool:
     return len(sitting.items) + sum(sitting.excluded.values()) + shown == len(sitting.exam.items)
 
 
-def subjects(exam: Exam) -> Mapping[str, Mapping[str, Any]]:
-    """An exam's subjects by the name that a published table has for them: {"subject", "lines": [first, last]}."""
-    return benchmarks.named(exam.name).subjects if exam.published else {}
+def subjects(sha256: str) -> Mapping[str, Mapping[str, Any]]:
+    """Subjects of the exam whose file has this digest, by the name that a published table has for them.
+
+    Each: {"subject", "lines": [first, last]}; none for most exams.
+    """
+    known = benchmarks.published(sha256)
+    return known.subjects if known else {}
 
 
 def of_subject(subject: Mapping[str, Any], line: int) -> bool:

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from t_elaine.evaluation import contamination, scoring
+from t_elaine.evaluation import contamination, protocols, published, scoring
 from t_elaine.evaluation.bits_per_byte import Held
-from t_elaine.evaluation.runner import ExamScores, Judged, Material
+from t_elaine.evaluation.items import LETTERS
+from t_elaine.evaluation.runner import LIKELIHOOD, ExamScores, Judged, Material
 from t_elaine.evaluation.scoring import Interval
-from t_elaine.evaluation.suites import LETTERS, Suite
+from t_elaine.evaluation.suites import Suite
 
 SIDES = ("child", "parent")
 # Questions whose text and options stand in the result, for the report to show.
@@ -37,7 +38,13 @@ def result(
     """
     draws = {"resamples": int(identity["resamples"]), "seed": int(identity["seed"])}
     exams = [
-        exam_row(suite, [one.exams[i] for one in judged], material.protocol.headline, draws)
+        {
+            **exam_row(suite, [one.exams[i] for one in judged], material.protocol.headline, draws),
+            "protocol": LIKELIHOOD,
+            "protocol_sha256": material.protocol.sha256,
+            "prompts_sha256": protocols.prompts_sha256(material.protocol, suite.language, suite.questions),
+            "suite_sha256": suite.sha256,
+        }
         for i, suite in enumerate(material.suites)
     ]
     for exam, found in zip(exams, contaminated, strict=bool(contaminated)):
@@ -113,14 +120,31 @@ def exam_row(suite: Suite, sides: Sequence[ExamScores], headline: str, draws: di
         "questions": len(golds),
         "skipped": suite.skipped,
         "headline": headline,
+        "ceiling": 1.0,  # options alone are scored, and every question has a right one
         "chance": round(scoring.chance([len(q.choices) for q in suite.questions], golds), 6),
         "majority": {"answer": _letters(always), "accuracy": round(share, 6)},
         "scores": scores,
+        **_by_subject(suite, chosen, headline, draws),
         "prompts_cut": {side: exam.cut for side, exam in zip(SIDES, sides, strict=False)},
         "first_prompt_ids": {side: exam.first_prompt_ids for side, exam in zip(SIDES, sides, strict=False)},
         "samples": [_sample(suite, i, chosen, headline) for i in _spread(len(golds))],
         "items": [_item(suite, i, sides, chosen) for i in range(len(golds))],
     }
+
+
+def _by_subject(
+    suite: Suite, chosen: Sequence[dict[str, list[tuple[int, ...]]]], headline: str, draws: dict[str, int]
+) -> dict[str, Any]:
+    """{"by_subject": name in a published table → questions and accuracy by the headline's way}; {} for most exams."""
+    found = {}
+    for name, subject in published.subjects(suite.sha256).items():
+        places = [i for i, one in enumerate(suite.questions) if published.of_subject(subject, one.line)]
+        right = [
+            np.array([side[headline][i] == suite.questions[i].gold for i in places], np.float64) for side in chosen
+        ]
+        told = compared(right, np.ones(len(places)), draws)
+        found[name] = {"subject": subject["subject"], "questions": len(places), **told}
+    return {"by_subject": found} if found else {}
 
 
 def _choices(side: ExamScores, golds: Sequence[tuple[int, ...]]) -> dict[str, list[tuple[int, ...]]]:

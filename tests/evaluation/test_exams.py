@@ -9,7 +9,7 @@ import pytest
 
 from t_elaine.data.vocabulary import Vocabulary
 from t_elaine.errors import UserError
-from t_elaine.evaluation import protocols, runner, suites, summary
+from t_elaine.evaluation import benchmarks, protocols, runner, suites, summary
 from t_elaine.evaluation.engines import Engine
 from t_elaine.evaluation.runner import ExamRequests, ExamScores
 from t_elaine.evaluation.suites import Question, Suite
@@ -126,11 +126,15 @@ ODD = [
 ]
 
 
-def test_questions_that_cannot_be_scored_are_counted_by_reason(tmp_path: Path) -> None:
+def test_questions_that_cannot_be_scored_are_counted_by_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "odd.jsonl"
     path.write_text("".join(json.dumps(q) + "\n" for q in ODD), encoding="utf-8")
+    with pytest.raises(UserError, match=r"item 3: the answer \('f',\) is outside its 2 options") as raised:
+        suites.load_suite(f"ja:{path}")
+    assert raised.value.where == f"{path}:3", "in a file of one's own"
+    monkeypatch.setattr(benchmarks, "published", lambda sha256: benchmarks.named("ja/DenQA"))
     suite = suites.load_suite(f"ja:{path}")
-    assert (suite.language, suite.name) == ("ja", "odd")
+    assert (suite.language, suite.name) == ("ja", "ja/DenQA")
     assert [question.gold for question in suite.questions] == [(0, 2)]
     assert suite.skipped == {
         "answer letters outside the choices": 2,
@@ -140,11 +144,24 @@ def test_questions_that_cannot_be_scored_are_counted_by_reason(tmp_path: Path) -
     }
 
 
+def test_mmlu_by_subject(vocabulary: Vocabulary, shared_data: Path) -> None:
+    suite = suites.load_suite("en/MMLU", suites_dir=str(shared_data / "benchmarks" / "elaine"))
+    ways = ("text_per_byte", "text", "letter")
+    side = ExamScores(scores={way: [[0.0] * 4] * 1089 for way in ways}, cut=0, first_prompt_ids=[])
+    row = graded(suite, [side])
+    parts = row["by_subject"]
+    assert list(parts) == ["MMLU_CK", "MMLU_MG", "MMLU_AN", "MMLU_PM", "MMLU_CB", "MMLU_CM"]
+    assert [one["questions"] for one in parts.values()] == [265, 100, 135, 272, 144, 173]
+    right = sum(one["child"]["value"] * one["questions"] for one in parts.values())
+    assert right / 1089 == pytest.approx(row["scores"]["text_per_byte"]["child"]["value"], abs=1e-5)
+    assert parts["MMLU_CK"]["subject"] == "clinical_knowledge"
+
+
 def test_exams_that_cannot_be_read_say_why(tmp_path: Path) -> None:
     path = tmp_path / "bad.jsonl"
     path.write_text('{"problem_id": 1}\n', encoding="utf-8")
     for spec, what in (
-        (f"en:{path}", "no exam question"),
+        (f"en:{path}", "this line is no exam item"),
         (str(path), "the language of"),
         ("samples/fr", "no shipped exam"),
         ("nowhere.jsonl", "no such exam"),
