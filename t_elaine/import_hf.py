@@ -20,6 +20,7 @@ def import_hf(
     base: str = "",
     overwrite: bool = False,
     untrained: bool = False,
+    grow: int = 0,
     mesh: MeshConfig | None = None,
 ) -> None:
     """Fetch (where `hf` is a name on the hub), check and save a model, its small files and the loss it must start with.
@@ -32,6 +33,8 @@ def import_hf(
         base: the run folder of an imported model, where `hf` holds adapters for it in PEFT's format.
         overwrite: replace `to` if it is there.
         untrained: accept weights whose loss guessing would beat, as random ones may have.
+        grow: give the model rows (the mean of its own) for a --vocabulary with more ids than it has, rounded up to a
+            multiple of this, which meshes can divide; exports have the true number. 0: such a vocabulary is refused.
         mesh: devices to read the parameters onto; None: all of them along fsdp.
     """
     refuse_existing(to, overwrite)
@@ -46,7 +49,7 @@ def import_hf(
         encode=vocab.encode_batch,
         save=lambda target: save_vocabulary(vocab, target),
     )
-    import_model(folder, to, wrapped, origin, mesh or MeshConfig(), overwrite, untrained)
+    import_model(folder, to, wrapped, origin, mesh or MeshConfig(), overwrite, untrained, grow=grow)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -11,6 +11,7 @@ from t_elaine import paths
 LEGAL = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*", "COPYING*")
 ORIGIN = "origin.json"
 MERGE = "merge.json"
+GROWN = "grown.json"  # of a model that was given rows for more ids
 
 
 def is_legal(name: str) -> bool:

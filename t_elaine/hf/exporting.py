@@ -5,6 +5,7 @@ written beside the target under a hidden name; a kill at any moment leaves an ol
 asks no tokenizer library; ids come from a function.
 """
 
+import dataclasses
 import json
 import os
 import tempfile
@@ -25,6 +26,7 @@ from t_elaine.faults import fault_point
 from t_elaine.hf import (
     card_parts,
     folders,
+    growing,
     lm_eval_files,
     mapping,
     proof,
@@ -90,12 +92,14 @@ def export_checkpoint(
         raise UserError(f"dtype is {dtype!r}", "export", f"give one of {', '.join(tensors.TAGS)}")
     run_dir, step = reading.resolve(checkpoint)
     meta = reading.read_meta(run_dir, step)
-    config = config_of(meta)
+    config, source = config_of(meta), proof.checkpoint_source(run_dir, step)
+    if (size := side_files.true_size(run_dir)) is not None:
+        config, source = dataclasses.replace(config, vocab_size=size), growing.at_true_size(source, size)
     check_vocabulary(run_dir, meta, config)
     card_parts.check(run_dir, meta, card or Card(), os.path.basename(run_dir.rstrip("/")))
     with _target(to, overwrite, _planned_bytes(config, dtype) + beside_bytes) as folder:
         seconds = {"digests": _timed(lambda: check_digests(run_dir, step))}
-        source, local = proof.checkpoint_source(run_dir, step), not paths.is_remote(run_dir)
+        local = not paths.is_remote(run_dir)
         fault_point("export.before_write")
         seconds["stream"] = _timed(lambda: write_weights(folder, source, config, dtype, shard_bytes, local))
         write_side_files(folder, run_dir, meta, config, dtype, tokenizer_files)

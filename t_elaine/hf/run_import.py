@@ -18,7 +18,7 @@ from t_elaine.checkpoints.layout import CheckpointMeta, complete_steps
 from t_elaine.checkpoints.writing import save_params
 from t_elaine.errors import UserError
 from t_elaine.faults import fault_point
-from t_elaine.hf import folders, hub, importing, mapping, probe, proof, reference, side_files, tensors
+from t_elaine.hf import folders, growing, hub, importing, mapping, probe, proof, reference, side_files, tensors
 from t_elaine.model import llama
 from t_elaine.model.config import LlamaConfig
 from t_elaine.parallel import sharding
@@ -70,6 +70,7 @@ def import_model(
     overwrite: bool = False,
     untrained: bool = False,
     say: Callable[[str], None] = print,
+    grow: int = 0,
 ) -> None:
     """Make a run folder of a Hugging Face folder: checkpoints/0, vocabulary/, parent/, probe.json.
 
@@ -82,6 +83,7 @@ def import_model(
         overwrite: replace `to` if it is there.
         untrained: accept a probe loss that guessing would beat.
         say: takes lines of progress.
+        grow: give the model rows for a vocabulary with more ids, rounded up to a multiple of this; 0: none.
 
     Raises:
         UserError: whatever the folder lacks or the model cannot represent, by name; a full disk.
@@ -92,6 +94,11 @@ def import_model(
         say("the weights are those of an export, by the digests in its proof.json")
     infos = tensors.open_tensors(folder)
     importing.check_tensors(infos, config, folder)
+    source, old = importing.hf_source(infos, config), config
+    if grow:
+        config = growing.grown_config(old, vocabulary.size, grow)
+        source = growing.grown(source, old, config)
+        say(f"{vocabulary.size - old.vocab_size:,} new ids, rows padded to {config.vocab_size:,}")
     if vocabulary.size > config.vocab_size:
         what = f"the tokenizer has {vocabulary.size} ids, the model's embedding {config.vocab_size} rows"
         raise UserError(what, str(folder), "give the model's own tokenizer (--vocabulary=)")
@@ -101,11 +108,13 @@ def import_model(
     meta = first_meta(config, vocabulary, origin)
 
     def fill(run_dir: str) -> None:
-        loss = save_side_files(folder, run_dir, vocabulary, config, say)
-        if not untrained:
+        loss = save_side_files(folder, run_dir, vocabulary, old, say)
+        if loss is not None and not untrained:
             check_loss(loss, config, folder)
         side_files.keep_origin(run_dir, origin)
-        params = importing.load_params(importing.hf_source(infos, config), config, layout)
+        if grow:
+            side_files.keep_growth(run_dir, old.vocab_size, vocabulary.size)
+        params = importing.load_params(source, config, layout)
         fault_point("import_hf.before_save")
         save_params(run_dir, 0, params, meta)
 
@@ -119,12 +128,15 @@ def import_model(
 
 def save_side_files(
     folder: Path, run_dir: str, vocabulary: ImportedVocabulary, config: LlamaConfig, say: Callable[[str], None]
-) -> float:
-    """Everything of the run folder but the checkpoint; returns the probe's loss."""
+) -> float | None:
+    """Everything of the run folder but the checkpoint; returns the probe's loss, None where the model lacks ids."""
     with tempfile.TemporaryDirectory(prefix="import-") as temporary:
         vocabulary.save(Path(temporary))
         folders.copy_into(Path(temporary), paths.join(run_dir, "vocabulary"), last="vocabulary.json")
     side_files.keep_parent(folder, run_dir)
+    if vocabulary.size > config.vocab_size:
+        say("no loss to start with is recorded: the reference model lacks some of the ids")
+        return None
     rows = probe.probe_rows(vocabulary.encode, vocabulary.bos)
     found = probe.make_probe(folder, rows, not reference.transformers_lack(mapping.parameters(config)))
     paths.write_text(paths.join(run_dir, "probe.json"), json.dumps(found) + "\n")

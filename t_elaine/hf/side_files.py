@@ -91,6 +91,18 @@ def origin_record(run_dir: str) -> str:
     return str(record(run_dir, "parent", parentage.ORIGIN).get("origin", ""))
 
 
+def keep_growth(run_dir: str, before: int, size: int) -> None:
+    """Write down that a model was given rows for more ids, and how many it truly has (its tables are padded)."""
+    text = json.dumps({"from": before, "size": size}) + "\n"
+    paths.write_text(paths.join(parentage.folder(run_dir), parentage.GROWN), text)
+
+
+def true_size(run_dir: str) -> int | None:
+    """Ids that a model with padded tables truly has; None where the tables are not padded."""
+    found = record(run_dir, "parent", parentage.GROWN).get("size")
+    return None if found is None else int(found)
+
+
 def merge_record(run_dir: str) -> dict[str, Any]:
     """RUN_DIR/parent/merge.json: what the model that a run began with was merged from; {} where it was not merged."""
     return record(run_dir, "parent", parentage.MERGE)
