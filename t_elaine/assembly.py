@@ -158,7 +158,8 @@ def train(
             say(f"warning: {warning}")
         moment = (optimizer or AdamW()).first_moment_dtype
         microbatches = feeding.batch_shape(data, rows_per_device, devices.shape)[0]
-        needed, there = check_fit(model, compute, devices, rows_per_device, length, moment, microbatches, lora)
+        kept = bool(optimizer and optimizer.average)
+        needed, there = check_fit(model, compute, devices, rows_per_device, length, moment, microbatches, lora, kept)
         say(f"a device needs about {text(needed.total)} of {text(there)}")
         check_packing(model, compute, devices, length, say)
         with run_folder.in_use(run_dir, lease, take_over, say):

@@ -22,6 +22,7 @@ from t_elaine.model import lora as adapters
 from t_elaine.model.config import LlamaConfig
 from t_elaine.model.lora import Lora, Matrix
 from t_elaine.model.quantised import KINDS, Quantised
+from t_elaine.training import optimizer as optim
 from t_elaine.training import start as starting
 from t_elaine.training.start import Begun, Start
 from t_elaine.training.step import State, init_state
@@ -86,7 +87,8 @@ def anew(
     else:
         own = reading.restore(*given[:2], shapes["params"])
         say(f"adapters from {layout.step_dir(*given[:2])}")
-    state = jax.jit(partial(init_state, first_moment_dtype=moment), out_shardings=where, donate_argnums=0)(own)
+    fresh = partial(init_state, first_moment_dtype=moment, extras=optim.extras_of(shapes["opt_state"]))
+    state = jax.jit(fresh, out_shardings=where, donate_argnums=0)(own)
     parent, adapter = layout.step_dir(*base), reading_whole.record(base, lora)
     altered = given is not None or lora.base in KINDS
     return Begun(state | {BASE: held}, 0, parent, False, adapter, altered)

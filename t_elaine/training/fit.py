@@ -63,12 +63,14 @@ def need(
     first_moment_dtype: str = "float32",
     microbatches: int = 1,
     lora: Lora | None = None,
+    averaged: bool = False,
 ) -> Need:
     """Bytes that one device needs for a training step.
 
     Parameters, gradients and the second moment in float32, the first in its own dtype, in this device's pieces;
     activations: see `activations`. Where gradients of several microbatches are added up, one's stand beside the sum.
-    With adapters these three are theirs alone, and the frozen base is held as it is kept.
+    With adapters these three are theirs alone, and the frozen base is held as it is kept. A running average of what is
+    trained (`averaged`) counts with the moments.
     """
     trained = Trained(config, lora)
     parameters = _held(trained.shapes(), trained.shardings(mesh, rules))
@@ -76,7 +78,7 @@ def need(
     used = activations(config, compute, mesh.shape, rows_per_device, length, frozen=lora is not None)
     return Need(
         parameters=parameters + frozen,
-        moments=parameters + (parameters if first_moment_dtype == "float32" else parameters // 2),
+        moments=parameters * (1 + averaged) + (parameters if first_moment_dtype == "float32" else parameters // 2),
         gradients=parameters * min(microbatches, 2),
         activations=used.total,
         kept=used.kept,
@@ -133,6 +135,7 @@ def check_fit(
     first_moment_dtype: str = "float32",
     microbatches: int = 1,
     lora: Lora | None = None,
+    averaged: bool = False,
 ) -> tuple[Need, int]:
     """Refuse a run that cannot fit, with the bytes it needs, the bytes there, and what would make it fit.
 
@@ -140,6 +143,7 @@ def check_fit(
         what it needs and what is there, a device.
     """
     further: dict[str, Any] = {"first_moment_dtype": first_moment_dtype, "microbatches": microbatches, "lora": lora}
+    further["averaged"] = averaged
     wanted = need(config, compute, mesh, rows_per_device, length, **further)
     there, source = device_memory(mesh)
     if not there or wanted.total <= there:

@@ -38,7 +38,7 @@ class Loop:
         evaluate_every: steps between held-out evaluations; 0: only at the start and the end.
         evaluate_tokens: held-out tokens read each time of each store and group; 0: none, ever.
         stop_at: step after which the run saves and stops, to go on another time; None: none.
-        stop_after_skipped: updates skipped in a row (loss or gradient not finite) that stop the run.
+        stop_after_skipped: updates skipped in a row (loss or gradient not finite, or a spike) that stop the run.
         max_chip_hours: device hours, of all starts together, after which the run saves and stops; None: no limit.
         price_per_chip_hour: of one device, in any currency: the log, the report and the card then tell the cost.
     """
@@ -183,7 +183,8 @@ def report(
     for sink in handed.sinks:
         sink.write(record)
     if record["skipped_in_a_row"] >= loop.stop_after_skipped:
-        what = f"the loss or gradient was not finite in {record['skipped_in_a_row']} steps in a row, up to step {done}"
+        why = "a spike (AdamW.skip_above)" if record["loss"] and record["grad_norm"] else "not finite"
+        what = f"the loss or gradient was {why} in {record['skipped_in_a_row']} steps in a row, up to step {done}"
         mend = (
             "lower the learning rate or look at the rows of these steps; the last checkpoint is sound: resume from it"
         )

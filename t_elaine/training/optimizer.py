@@ -18,6 +18,7 @@ KINDS = ("cosine", "linear", "constant", "wsd")
 DECAYS = ("sqrt", "linear", "cosine", "exponential")
 DECAYED = ("matrix", "embedding")
 MOMENTS = ("float32", "bfloat16")
+AVERAGE, SPIKES = "average", "spikes"  # what an optimizer's state may hold beside its moments
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -87,6 +88,13 @@ class AdamW:
         weight_decay: times the learning rate; on matrices and embeddings, never on norms and biases.
         clip: largest global gradient norm; None: no clipping.
         first_moment_dtype: "float32", or "bfloat16" to save two bytes a parameter; the second moment is float32.
+        average: share of the running average of the weights that each update keeps, as 0.999 (Polyak and Juditsky 1992;
+            the average a run keeps beside its weights, four bytes a parameter more, and `export --average` writes);
+            None: none is kept.
+        skip_above: an update whose gradient norm is more than so many times the running mean of the norms is skipped
+            (loss spikes: Chowdhery et al., PaLM, arXiv 2204.02311, section 5.1, skip batches by hand); None: none is.
+        skip_after: updates before the first that may be skipped.
+        skip_memory: share of that running mean that each update keeps.
     """
 
     b1: float = 0.9
@@ -95,11 +103,27 @@ class AdamW:
     weight_decay: float = 0.1
     clip: float | None = 1.0
     first_moment_dtype: str = "float32"
+    average: float | None = None
+    skip_above: float | None = None
+    skip_after: int = 100
+    skip_memory: float = 0.99
 
     def __post_init__(self) -> None:
         if self.first_moment_dtype not in MOMENTS:
             what = f"first_moment_dtype is {self.first_moment_dtype!r}"
             raise UserError(what, "AdamW", f"give one of {', '.join(MOMENTS)}")
+        for name in ("average", "skip_memory"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < 1:
+                raise UserError(f"{name} is {value}", f"AdamW.{name}", "give a share between 0 and 1, as 0.999")
+        if self.skip_above is not None and self.skip_above <= 1:
+            what = f"skip_above is {self.skip_above}: ordinary updates would be skipped"
+            raise UserError(what, "AdamW.skip_above", "give a number above 1, as 5, or None")
+
+    @property
+    def extras(self) -> tuple[str, ...]:
+        """What the optimizer's state holds beside its moments."""
+        return (AVERAGE,) * (self.average is not None) + (SPIKES,) * (self.skip_above is not None)
 
 
 def learning_rate(schedule: Schedule, steps: int) -> Callable[[jax.Array], jax.Array]:
@@ -159,10 +183,48 @@ def _decayed(form: str, start: float, floor: float, steps: int, count: jax.Array
     return start - (start - floor) * done  # exactly `start` at its first step, whatever the run's length
 
 
-def init_optimizer(params: Any, first_moment_dtype: str = "float32") -> dict[str, Any]:
-    """Zero moments, the second in float32, laid out as the parameters, and a count of the updates done."""
+def init_optimizer(params: Any, first_moment_dtype: str = "float32", extras: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Zero moments, the second in float32, laid out as the parameters, and a count of the updates done.
+
+    `extras` (`AdamW.extras`) adds the running average of the weights, which begins as they are, and that of the norms.
+    """
     zeros = lambda dtype: jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, dtype), params)  # noqa: E731
-    return {"mu": zeros(first_moment_dtype), "nu": zeros("float32"), "count": jnp.zeros((), jnp.int32)}
+    state = {"mu": zeros(first_moment_dtype), "nu": zeros("float32"), "count": jnp.zeros((), jnp.int32)}
+    return state | init_extras(params, extras)
+
+
+def init_extras(params: Any, extras: tuple[str, ...]) -> dict[str, Any]:
+    """The parts of a fresh state that `extras` names."""
+    made: dict[str, Any] = {}
+    if AVERAGE in extras:
+        made[AVERAGE] = jax.tree.map(jnp.copy, params)  # buffers of its own: the step is given both to overwrite
+    if SPIKES in extras:
+        made[SPIKES] = {"mean": jnp.zeros((), jnp.float32), "seen": jnp.zeros((), jnp.int32)}
+    return made
+
+
+def extras_of(opt_state: dict[str, Any]) -> tuple[str, ...]:
+    """The names of the extras that a state holds."""
+    return tuple(name for name in (AVERAGE, SPIKES) if name in opt_state)
+
+
+def is_calm(adamw: AdamW, above: float, opt_state: dict[str, Any], norm: jax.Array) -> jax.Array:
+    """False where a gradient norm is a spike: more than `above` times the mean of those of the updates before it."""
+    spikes = opt_state[SPIKES]
+    return (spikes["seen"] < adamw.skip_after) | (norm <= above * spikes["mean"])
+
+
+def _moved_extras(adamw: AdamW, opt_state: dict[str, Any], params: Any, norm: jax.Array) -> dict[str, Any]:
+    """The extras after an update to `params`."""
+    moved: dict[str, Any] = {}
+    if adamw.average is not None:
+        rest = 1.0 - adamw.average
+        moved[AVERAGE] = jax.tree.map(lambda a, p: a + rest * (p - a), opt_state[AVERAGE], params)
+    if adamw.skip_above is not None:
+        mean, seen = opt_state[SPIKES]["mean"], opt_state[SPIKES]["seen"]
+        part = jnp.maximum(1.0 - adamw.skip_memory, 1.0 / (seen + 1))  # a plain mean until there are enough
+        moved[SPIKES] = {"mean": mean + part * (norm - mean), "seen": seen + 1}
+    return moved
 
 
 def decay_mask(roles: Any) -> Any:
@@ -197,4 +259,5 @@ def update(
     decay = optax.add_decayed_weights(adamw.weight_decay, mask)
     direction, _ = decay.update(direction, decay.init(params), params)
     params = jax.tree.map(lambda p, d: p - rate * d, params, direction)
-    return params, {"mu": state.mu, "nu": state.nu, "count": state.count}, norm
+    moved = _moved_extras(adamw, opt_state, params, norm)
+    return params, {"mu": state.mu, "nu": state.nu, "count": state.count, **moved}, norm

@@ -142,7 +142,9 @@ def line_of(record: Record, steps: int) -> str:
         figures = " ".join(f"{k} {v['bits_per_byte']:.4f}" for k, v in record["language"].items() if v["bits_per_byte"])
         loss = "–" if record["loss"] is None else f"{record['loss']:.4f}"
         return f"step {record['step']}/{steps} {record['kind']}: loss {loss}, bits per byte {figures}"
-    loss = "not finite, skipped" if record["skipped"] else f"{record['loss']:.4f}" if record["loss"] else "–"
+    loss = f"{record['loss']:.4f}" if record["loss"] else "–"
+    if record["skipped"]:
+        loss = f"{loss}, a spike, skipped" if record["loss"] and record["grad_norm"] else "not finite, skipped"
     parts = [f"step {record['step']}/{steps}", f"loss {loss}", f"lr {record['learning_rate']:.2e}"]
     if record.get("tokens_per_second"):
         parts.append(f"{record['tokens_per_second']:,.0f} tokens/s")

@@ -11,6 +11,7 @@ from t_elaine.checkpoints import adapters, layout, reading, writing
 from t_elaine.errors import UserError
 from t_elaine.model import llama
 from t_elaine.model.config import LlamaConfig
+from t_elaine.training import optimizer as optim
 from t_elaine.training.step import State, init_state
 from t_elaine.training.trained import BASE, PARAMS
 
@@ -83,7 +84,7 @@ def begin(
         return resume(run_dir, config, shapes, vocabulary_sha256, say)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, shapes)
     moment = jax.tree.leaves(shapes["opt_state"]["mu"])[0].dtype
-    fresh = partial(init_state, first_moment_dtype=moment)
+    fresh = partial(init_state, first_moment_dtype=moment, extras=optim.extras_of(shapes["opt_state"]))
     make = jax.jit(fresh, out_shardings=shardings, donate_argnums=0)
     if start.checkpoint is None:
         init = jax.jit(lambda key: llama.init(config, key), out_shardings=shardings["params"])
@@ -111,10 +112,44 @@ def resume(
     if newest is not None:
         where = layout.step_dir(run_dir, newest.step)
         reading.check_model(newest, where, dataclasses.asdict(config), vocabulary_sha256)
-    found, meta = reading.restore_newest(run_dir, {"params": params, "optimizer": rest}, "state", say)
+    saved = extras_in(run_dir, newest.step) if newest is not None else optim.extras_of(rest["opt_state"])
+    target = {"params": params, "optimizer": {**rest, "opt_state": _with_extras(rest["opt_state"], params, saved)}}
+    found, meta = reading.restore_newest(run_dir, target, "state", say)
+    found["optimizer"]["opt_state"] = _wanted(found, optim.extras_of(rest["opt_state"]), say)
     if jax.process_index() == 0:
         for step in steps:
             if step > meta.step:
                 say(f"checkpoint {step} was moved to {writing.set_aside(run_dir, step)}")
     say(f"going on from checkpoint {meta.step}: {meta.tokens:,} tokens seen, next row {meta.row:,}")
     return Begun({"params": found["params"], **found["optimizer"]}, meta.step, meta.parent, True)
+
+
+def extras_in(run_dir: str, step: int) -> tuple[str, ...]:
+    """What a checkpoint's optimizer holds beside its moments: its settings need not have been today's."""
+    names = {path.split("/")[1] for path in reading.tensors(run_dir, step, layout.OPTIMIZER) if path.count("/")}
+    return optim.extras_of(dict.fromkeys(names))
+
+
+def _with_extras(opt_state: dict[str, Any], params: Any, extras: tuple[str, ...]) -> dict[str, Any]:
+    """Shapes of an optimizer's state with these extras."""
+    count = opt_state["count"]
+    mean = jax.ShapeDtypeStruct((), "float32", sharding=count.sharding)
+    shapes = {optim.AVERAGE: params, optim.SPIKES: {"mean": mean, "seen": count}}
+    moments = {name: tree for name, tree in opt_state.items() if name not in shapes}
+    return moments | {name: shapes[name] for name in extras}
+
+
+def _wanted(found: State, extras: tuple[str, ...], say: Callable[[str], None]) -> dict[str, Any]:
+    """A restored optimizer's state with the extras of the settings in force: what is new begins now."""
+    opt_state = found["optimizer"]["opt_state"]
+    saved = optim.extras_of(opt_state)
+    if saved == extras:
+        return opt_state
+    say(f"kept beside the weights: {', '.join(extras) or 'nothing'}; up to here it was {', '.join(saved) or 'nothing'}")
+    new = tuple(name for name in extras if name not in saved)
+    where = jax.tree.map(lambda leaf: leaf.sharding, found["params"])
+    here = opt_state["count"].sharding
+    further = {optim.AVERAGE: where, optim.SPIKES: {"mean": here, "seen": here}}
+    make = jax.jit(partial(optim.init_extras, extras=new), out_shardings={name: further[name] for name in new})
+    kept = {name: tree for name, tree in opt_state.items() if name in extras or name not in further}
+    return kept | make(found["params"])

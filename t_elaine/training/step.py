@@ -38,7 +38,7 @@ class Step(NamedTuple):
     state_shapes: Any
 
 
-def init_state(params: Any, first_moment_dtype: str = "float32") -> State:
+def init_state(params: Any, first_moment_dtype: str = "float32", extras: tuple[str, ...] = ()) -> State:
     """A fresh state around given parameters.
 
     `step` counts batches (skipped ones too); `tokens` is the number of targets trained on as two uint32 words (low,
@@ -47,7 +47,7 @@ def init_state(params: Any, first_moment_dtype: str = "float32") -> State:
     zero = jnp.zeros((), jnp.int32)
     return {
         "params": params,
-        "opt_state": optim.init_optimizer(params, first_moment_dtype),
+        "opt_state": optim.init_optimizer(params, first_moment_dtype, extras),
         "step": zero,
         "tokens": jnp.zeros((2,), jnp.uint32),
         "skipped": zero,
@@ -67,15 +67,21 @@ def weights(state: State) -> Any:
 
 
 def state_shardings(
-    config: LlamaConfig, mesh: Mesh, rules: Mapping[str, tuple[str, ...]], lora: Lora | None = None
+    config: LlamaConfig,
+    mesh: Mesh,
+    rules: Mapping[str, tuple[str, ...]],
+    lora: Lora | None = None,
+    extras: tuple[str, ...] = (),
 ) -> Any:
-    """The state's tree of shardings: moments lie as the parameters do, counters on every device."""
+    """The state's tree of shardings: moments (and an average) lie as the parameters do, counters on every device."""
     trained = Trained(config, lora)
     params = trained.shardings(mesh, rules)
     here = NamedSharding(mesh, PartitionSpec())
     counters = dict.fromkeys(("step", "tokens", "skipped", "skipped_in_a_row"), here)
     frozen = {BASE: trained.frozen_shardings(mesh, rules)} if lora is not None else {}
-    return {"params": params, "opt_state": {"mu": params, "nu": params, "count": here}, **counters, **frozen}
+    further = {optim.AVERAGE: params, optim.SPIKES: {"mean": here, "seen": here}}
+    optimizer = {"mu": params, "nu": params, "count": here} | {name: further[name] for name in extras}
+    return {"params": params, "opt_state": optimizer, **counters, **frozen}
 
 
 def state_shapes(
@@ -83,7 +89,9 @@ def state_shapes(
 ) -> State:
     """The state as `ShapeDtypeStruct`s with shardings: what a restore is asked for, what a compilation is given."""
     trained = Trained(config, lora)
-    shapes = jax.eval_shape(partial(init_state, first_moment_dtype=first_moment_dtype), trained.shapes())
+    extras = optim.extras_of(shardings["opt_state"])
+    fresh = partial(init_state, first_moment_dtype=first_moment_dtype, extras=extras)
+    shapes = jax.eval_shape(fresh, trained.shapes())
     shapes |= {BASE: trained.frozen_shapes()} if lora is not None else {}
     return jax.tree.map(lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where), shapes, shardings)
 
@@ -131,7 +139,7 @@ def make_step(
         seed: of the adapters' dropout.
     """
     trained = Trained(config, lora)
-    shardings = state_shardings(config, mesh, rules, lora)
+    shardings = state_shardings(config, mesh, rules, lora, adamw.extras)
     where = batch_layout(mesh, rules)
     here = NamedSharding(mesh, PartitionSpec())
     mask = optim.decay_mask(trained.roles())
@@ -238,7 +246,9 @@ def apply(
     total: jax.Array,
     sums_4G: jax.Array,
 ) -> tuple[State, dict[str, jax.Array]]:
-    """Divide by the token count, clip, update; keep the old parameters and moments if anything is not finite.
+    """Divide by the token count, clip, update; keep the old parameters and moments where that would do harm.
+
+    That is where anything is not finite, and where the gradient norm is a spike (`AdamW.skip_above`).
 
     Returns:
         the new state, and metrics: loss (what is minimised, a token), grad_norm, learning_rate, sums [4,G], skipped
@@ -250,6 +260,8 @@ def apply(
     lr = rate(state["step"])
     params, opt_state, norm = optim.update(adamw, mask, state["params"], gradients, state["opt_state"], lr)
     good = jnp.isfinite(total) & jnp.isfinite(norm)
+    if adamw.skip_above is not None:
+        good &= optim.is_calm(adamw, adamw.skip_above, state["opt_state"], norm)
     keep = lambda new, old: jnp.where(good, new, old)  # noqa: E731
     low = state["tokens"][0] + jnp.where(good, tokens, 0.0).astype(jnp.uint32)
     carry = (low < state["tokens"][0]).astype(jnp.uint32)
