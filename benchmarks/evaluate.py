@@ -115,8 +115,6 @@ def measure(arguments: argparse.Namespace, folder: Path, wanted: list[str]) -> d
     alone: Side = lambda texts: ours(texts, False)  # noqa: E731
     if "shared" in wanted:
         equal = sum(a == b for a, b in zip(ours(first), alone(first), strict=True))
-        for texts in sets:
-            alone(texts)
         found["shared"] = pairs(ours, alone, sets, "shared, alone") | {"equal": equal}
     if "transformers" in wanted:
         found["transformers"] = beside_transformers(arguments, folder, vocabulary, ours, first, sets)

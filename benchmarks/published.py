@@ -109,18 +109,24 @@ def parting(model: Any, tokenizer: Any, prompt: str, texts: tuple[str, str]) -> 
     return place, float(top[0] - top[1])
 
 
-def compare(name: str, ours: dict[str, Any], other: list[str], field: str, explain: Any) -> dict[str, Any]:
-    """One suite: items, how many are equal, and where each of the others parts. `field`: prediction or answer."""
-    # An unfinished character at an answer's end: U+FFFD in ours and transformers', nothing in vLLM's.
-    mine = [(item[field] or "").rstrip("\ufffd") for item in ours["items"]]
-    assert len(mine) == len(other), name
-    apart = [i for i, (a, b) in enumerate(zip(mine, other, strict=True)) if a != b]
+def compare(ours: dict[str, Any], other: dict[Any, str], field: str, explain: Any) -> dict[str, Any]:
+    """One suite: items, how many are equal, and where each of the others parts.
+
+    Args:
+        ours: the score of our engine.
+        other: item → its prediction or answer; of all our items, or of some.
+        field: "prediction" or "answer".
+        explain: (place of the item, both answers) → (token, gap).
+    """
     found = []
-    for i in apart:
-        place, gap = explain(name, i, (ours["items"][i]["answer"] or "", other[i]))
-        item = {"item": ours["items"][i]["id"], "ours": mine[i], "theirs": other[i]}
-        found.append({**item, "token": place, "gap": round(gap, 7), "tie": gap < TIE})
-    return {"items": len(mine), "equal": len(mine) - len(apart), "apart": found}
+    for place, item in enumerate(ours["items"]):
+        # An unfinished character at an answer's end: U+FFFD in ours and transformers', nothing in vLLM's.
+        mine, peer = ((text or "").rstrip("\ufffd") for text in (item[field], other.get(item["id"], item[field])))
+        if mine != peer:
+            token, gap = explain(place, (item["answer"] or "", peer))
+            parted = {"item": item["id"], "ours": mine, "theirs": peer, "token": token}
+            found.append({**parted, "gap": round(gap, 7), "tie": gap < TIE})
+    return {"items": len(other), "equal": len(other) - len(found), "apart": found}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -129,6 +135,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--repository", type=Path, required=True)
     parser.add_argument("--engine_python", required=True)
     parser.add_argument("--items", type=int, default=40)
+    parser.add_argument("--others", type=int, default=40, help="items of each suite for transformers and vLLM")
     parser.add_argument("--to", type=Path)
     parser.add_argument("--model", type=Path, help="a folder that benchmarks.smollm2 made; made anew by default")
     parser.add_argument("--suites", default="")
@@ -154,7 +161,8 @@ def run(arguments: argparse.Namespace, to: Path, model: Path) -> dict[str, Any]:
     print("the published scripts are done", flush=True)
     sides = {}
     for engine in ENGINES:
-        how = (arguments.items, model, engine, arguments.engine_python, to)
+        items = arguments.items if engine == ENGINES[0] else arguments.others
+        how = (items, model, engine, arguments.engine_python, to)
         sides[engine] = run_ours(arguments.repository / "data", list(published), *how)
         print(f"{engine} is done", flush=True)
     import transformers
@@ -163,20 +171,21 @@ def run(arguments: argparse.Namespace, to: Path, model: Path) -> dict[str, Any]:
     prompts = {}
     for name in published:
         prompts[name] = official.sitting(load_exam(name, str(arguments.repository / "data")), arguments.items).prompts
-    explain = lambda name, i, texts: parting(theirs, tokenizer, prompts[name][i], texts)  # noqa: E731
     suites: dict[str, Any] = {}
     one_letter = {}
     for name in published:
         ours = sides["t-elaine"][name]
+        explain = lambda i, texts, name=name: parting(theirs, tokenizer, prompts[name][i], texts)  # noqa: E731
         assert [row["problem_id"] for row in published[name]] == [item["id"] for item in ours["items"]]
-        predictions = [row["prediction"] for row in published[name]]
-        suites[name] = {"published": compare(name, ours, predictions, "prediction", explain)}
+        predictions = {row["problem_id"]: row["prediction"] for row in published[name]}
+        suites[name] = {"published": compare(ours, predictions, "prediction", explain)}
         for engine in ENGINES[1:]:
-            texts = [(item["answer"] or "").rstrip("\ufffd") for item in sides[engine][name]["items"]]
-            suites[name][engine] = compare(name, ours, texts, "answer", explain)
-        letter, count = Counter(predictions).most_common(1)[0]
+            texts = {item["id"]: item["answer"] for item in sides[engine][name]["items"]}
+            suites[name][engine] = compare(ours, texts, "answer", explain)
+        letter, count = Counter(predictions.values()).most_common(1)[0]
+        suites[name]["most_often"] = {"prediction": letter, "share": round(count / len(predictions), 3)}
         if count > 0.9 * len(predictions):
-            one_letter[name] = {"prediction": letter, "share": round(count / len(predictions), 3)}
+            one_letter[name] = suites[name]["most_often"]
     versions = {engine: next(iter(rows.values())).get("answered_by") for engine, rows in sides.items()}
     return {"suites": suites, "over_90_percent": one_letter, "engines": versions}
 

@@ -80,6 +80,7 @@ def theirs(folder: Path, ends: tuple[int, ...], monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.full
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_random_model_of_each_family(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def config(vocabulary) -> LlamaConfig:
@@ -105,6 +106,7 @@ def test_a_random_model_of_each_family(family: str, tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.full
+@pytest.mark.timeout(1800)
 def test_smollm2(smollm2_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import_hf(hf=str(smollm2_dir), to=str(tmp_path / "run"))
     model = open_model(str(tmp_path / "run"))
