@@ -192,6 +192,14 @@ def test_without_general_text_the_page_says_that_it_cannot_know(run: Path, tmp_p
     assert "says nothing about forgetting" in read(page.render(read_record(str(other)))).text
 
 
+def test_the_guards_verdict_stands_there(run: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(run, other)
+    verdict = {"limits": {}, "exceeded": [{}], "told": "forgotten: general text, ja: 1.2 bits per byte"}
+    write(other / "evaluation" / "step-240.json", evaluation() | {"forgetting": verdict})
+    assert verdict["told"] in read(page.render(read_record(str(other)))).text
+
+
 @pytest.mark.slow
 def test_a_long_run_makes_no_large_page(tmp_path: Path) -> None:
     run = make_run_folder(tmp_path, steps=20_000, resumes=(8000,))
@@ -207,7 +215,7 @@ def test_the_command_writes_the_page_and_prints_its_path(run: Path, capsys: pyte
     assert path.read_bytes() == first, "the same files give the same page"
 
 
-@pytest.mark.parametrize("width", [375, pytest.param(1200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("width", [375, pytest.param(900, marks=pytest.mark.slow)])
 def test_a_browser_shows_it_without_sideways_scrolling(run: Path, tmp_path: Path, width: int) -> None:
     report(run_dir=str(run), to=str(tmp_path / "page.html"))
     result = opened(tmp_path / "page.html", tmp_path, width)
