@@ -1,6 +1,7 @@
-"""GGUF: the file holds the model's values in llama.cpp's order, and one that does not is refused and not left behind."""
+"""GGUF: the file holds the model's values in llama.cpp's order; one that does not is refused and not left behind."""
 
 import errno
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -134,7 +135,7 @@ def test_what_gguf_cannot_hold_is_refused_by_name(tmp_path: Path) -> None:
 def test_a_missing_shard_and_a_missing_package_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = models.write_model(tmp_path / "hf", "llama3", shard_bytes=60_000)
     sorted(folder.glob("*.safetensors"))[1].unlink()
-    with pytest.raises(UserError, match="shard .* is missing"):
+    with pytest.raises(UserError, match=r"shard .* is missing"):
         gguf_writing.write(folder, tmp_path / "m.gguf", "f16", {})
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match="not installed") as caught:
@@ -171,6 +172,6 @@ def test_files_that_are_cut_off_or_of_others_are_refused(tmp_path: Path, model: 
 def test_the_factors_of_llama31_are_those_that_transformers_divides_by(model: Any) -> None:
     factors = gguf_layout.rope_factors(importing.read_config(model("llama31")))
     assert factors is not None and factors.dtype == np.float32 and factors.shape == (8,)
-    assert factors[0] == 1 and factors[-1] == 8 and all(a <= b for a, b in zip(factors, factors[1:], strict=False))
+    assert factors[0] == 1 and factors[-1] == 8 and all(a <= b for a, b in itertools.pairwise(factors))
     config = json.loads((model("llama31") / "config.json").read_text())
     assert config["rope_scaling"]["factor"] == 8
