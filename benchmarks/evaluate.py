@@ -153,7 +153,9 @@ def beside_vllm(
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", ",".join(map(str, cores)))
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
     with ExitStack() as stack:
-        opened = process.working("vllm", arguments.engine_python, str(folder), "float32", arguments.rows, eager=False)
+        opened = process.working(
+            "vllm", arguments.engine_python, str(folder), "float32", arguments.rows, eager=arguments.eager
+        )
         worker = stack.enter_context(opened)
 
         def theirs(texts: list[str]) -> Any:
@@ -161,7 +163,7 @@ def beside_vllm(
             return list(process.write(worker, texts, Sampling(max_new=NEW), []))
 
         theirs(first)
-        return pairs(ours, theirs, sets, "ours, vLLM")
+        return pairs(ours, theirs, sets, "ours, vLLM") | {"eager": arguments.eager}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -170,6 +172,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--suites", type=Path, required=True)
     parser.add_argument("--model", type=Path, help="a folder that benchmarks.smollm2 made; made anew by default")
     parser.add_argument("--engine_python", default="", help="a Python with vLLM; without it vLLM is left out")
+    parser.add_argument("--eager", action="store_true", help="vLLM without compilation, which takes minutes")
     parser.add_argument("--questions", type=int, default=16)
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--rows", type=int, default=8)
