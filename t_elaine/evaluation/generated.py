@@ -72,8 +72,7 @@ def _show_unseen(name: str, by_side: Sequence[Sequence[Mapping[str, Any]]], cons
 
 
 def _cells(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    first, most = rows[0], rows[0]["majority"]
-    limits = f"{100 * first['ceiling']:.0f}/{100 * first['chance']:.0f}/{100 * most['accuracy']:.0f} {most['answer']}"
+    first = rows[0]
     cells = [interval(first["accuracy"], 2, 100), *(f"{100 * row['accuracy']['value']:.2f}" for row in rows[1:])]
-    cells += [limits, f"{100 * first['unparsable']:.1f}"]
+    cells += [templated.limits(first), f"{100 * first['unparsable']:.1f}"]
     return cells if len(rows) > 1 else [*cells, f"{first['answer_characters']:.0f}"]

@@ -6,7 +6,8 @@ ELAINE's layout: a JSON object a line with problem_id, problem_text, choices, an
 
 import hashlib
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,6 +18,7 @@ from t_elaine.evaluation import benchmarks
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 LANGUAGES = ("en", "ja", "zh")
+FIELDS = ("problem_id", "problem_text", "choices", "answer")
 One = TypeVar("One")
 
 
@@ -162,27 +164,44 @@ def spread(items: tuple[One, ...], limit: int) -> tuple[One, ...]:
 
 def _item(line: str, number: int, path: str) -> Item:
     where = f"{path}:{number}"
-    mend = "each line is a JSON object with problem_id, problem_text, choices and answer"
-    try:
-        record = json.loads(line)
-        identity, answer = record["problem_id"], record["answer"]
-        text, choices = record["problem_text"], record["choices"]
-        points = int(float(record.get("points", 1)))
-    except ValueError as error:
-        raise UserError(f"this line is no JSON (is the file cut off?): {error}", where, mend) from error
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"this line is no exam item: {error!r}", where, mend) from error
+    record = record_of(line, FIELDS, where)
     _check_types(record, where)
+    answer = record["answer"]
     return Item(
         line=number,
-        id=identity,
-        text=text,
+        id=record["problem_id"],
+        text=record["problem_text"],
         context=record.get("context"),
-        choices=tuple(choices),
+        choices=tuple(record["choices"]),
         answer=answer if isinstance(answer, str) else tuple(answer),
-        points=points,
+        points=int(float(record.get("points", 1))),
         text_only=bool(record.get("text_only", True)),
     )
+
+
+def record_of(line: str, fields: Sequence[str], where: str) -> dict[str, Any]:
+    """A line's JSON object, which has these fields.
+
+    Raises:
+        UserError: it is none, or lacks one.
+    """
+    mend = f"each line is a JSON object with {', '.join(fields)}"
+    try:
+        record = json.loads(line)
+    except ValueError as error:
+        raise UserError(f"this line is no JSON (is the file cut off?): {error}", where, mend) from error
+    if not isinstance(record, dict):
+        raise UserError("this line is no JSON object", where, mend)
+    if lacking := [name for name in fields if name not in record]:
+        raise UserError(f"this line lacks {', '.join(lacking)}", where, mend)
+    return record
+
+
+def check_fields(record: Mapping[str, Any], checks: Iterable[tuple[str, bool, str]], about: str, where: str) -> None:
+    """Raise UserError for the first of (name, whether it holds, how to mend it) that does not hold."""
+    for name, holds, mend in checks:
+        if not holds:
+            raise UserError(f"{about}{name} is {json.dumps(record[name], ensure_ascii=False)[:80]}", where, mend)
 
 
 def _check_types(record: Mapping[str, Any], where: str) -> None:
@@ -190,16 +209,23 @@ def _check_types(record: Mapping[str, Any], where: str) -> None:
         return isinstance(value, list) and all(isinstance(part, str) for part in value)
 
     answer, choices = record["answer"], record["choices"]
-    for name, holds, mend in (
+    checks = (
         ("problem_id", isinstance(record["problem_id"], str | int), "give a text or a whole number"),
         ("problem_text", isinstance(record["problem_text"], str), "give a text"),
         ("context", isinstance(record.get("context", ""), str), "give a text, or leave it out"),
         ("choices", texts(choices) and len(choices) <= len(LETTERS), f"give a list of at most {len(LETTERS)} texts"),
         ("answer", isinstance(answer, str) or texts(answer), "give a list of letters"),
-    ):
-        if not holds:
-            what = f"item {record['problem_id']!r}: its {name} is {json.dumps(record[name], ensure_ascii=False)[:80]}"
-            raise UserError(what, where, mend)
+        ("points", _is_number(record.get("points", 1)), "give a number, or leave it out"),
+    )
+    check_fields(record, checks, f"item {record['problem_id']!r}: its ", where)
+
+
+def _is_number(value: Any) -> bool:
+    """A number, or a text that is one: the published files have both."""
+    try:
+        return math.isfinite(float(value))
+    except (TypeError, ValueError):
+        return False
 
 
 def _check_answer(item: Item, where: str) -> None:

@@ -5,14 +5,13 @@ people have passed the rationale. The files are not at hand here: whether one is
 """
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from t_elaine.errors import UserError
-from t_elaine.evaluation.items import LETTERS, Exam, Item, Rationale, lines
+from t_elaine.evaluation.items import LETTERS, Exam, Item, Rationale, check_fields, lines, record_of
 from t_elaine.evaluation.sitting import load_rules
 
 NAME = "mmedbench"
@@ -94,14 +93,7 @@ def _origin(folder: str = "FOLDER") -> str:
 
 
 def _item(line: str, number: int, where: str, language: str) -> Item:
-    mend = f"each line is a JSON object with {', '.join(FIELDS)}"
-    try:
-        record = json.loads(line)
-    except ValueError as error:
-        raise UserError(f"this line is no JSON (is the file cut off?): {error}", where, mend) from error
-    lacking = [name for name in FIELDS if not isinstance(record, dict) or name not in record]
-    if lacking:
-        raise UserError(f"this line lacks {', '.join(lacking)}", where, mend)
+    record = record_of(line, FIELDS, where)
     _check_types(record, where)
     _check_language(record, where, language)
     letters = record["answer_idx"].split(",") if isinstance(record["answer_idx"], str) else record["answer_idx"]
@@ -129,7 +121,7 @@ def _check_types(record: Mapping[str, Any], where: str) -> None:
 
     answer = record["answer_idx"]
     texts = isinstance(answer, list) and all(isinstance(letter, str) for letter in answer)
-    for name, holds, mend in (
+    checks = (
         ("question", isinstance(record["question"], str), "give a text"),
         ("options", lettered(record["options"]), "give an object of texts under the letters A, B, C and on, in order"),
         ("answer_idx", isinstance(answer, str) or texts, "give a letter, or a list of letters"),
@@ -139,10 +131,8 @@ def _check_types(record: Mapping[str, Any], where: str) -> None:
             isinstance(record.get("human_check_passed", True), bool | int),
             "give true or false, or leave it out",
         ),
-    ):
-        if not holds:
-            what = f"its {name} is {json.dumps(record[name], ensure_ascii=False)[:80]}"
-            raise UserError(what, where, mend)
+    )
+    check_fields(record, checks, "its ", where)
 
 
 def _check_language(record: Mapping[str, Any], where: str, language: str) -> None:

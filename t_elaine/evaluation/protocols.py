@@ -15,6 +15,7 @@ import numpy as np
 
 from t_elaine import paths
 from t_elaine.errors import UserError
+from t_elaine.evaluation.sitting import texts_sha256
 from t_elaine.evaluation.suites import Question
 
 WAYS = ("text", "letter")
@@ -87,12 +88,8 @@ def texts(protocol: LikelihoodProtocol, way: str, language: str, question: Quest
 
 def prompts_sha256(protocol: LikelihoodProtocol, language: str, questions: Sequence[Question]) -> str:
     """Of all prompts and the options behind them, both ways of asking, as UTF-8, a zero byte after each."""
-    digest = hashlib.sha256()
-    for way in WAYS:
-        for question in questions:
-            prompt, continuations = texts(protocol, way, language, question)
-            digest.update("".join(f"{text}\0" for text in (prompt, *continuations)).encode())
-    return digest.hexdigest()
+    asked = (texts(protocol, way, language, question) for way in WAYS for question in questions)
+    return texts_sha256(text for prompt, continuations in asked for text in (prompt, *continuations))
 
 
 def requests(

@@ -23,9 +23,9 @@ from t_elaine.data.store import Store, open_store, verify_store
 from t_elaine.data.vocabulary import Vocabulary
 from t_elaine.errors import UserError
 from t_elaine.evaluation import bits_per_byte, mmedbench_files, protocols, scoring, suites
-from t_elaine.evaluation import exams as generating
 from t_elaine.evaluation.bits_per_byte import Document, Held
 from t_elaine.evaluation.engines import SERVED, Engine, Model, make_engine, score
+from t_elaine.evaluation.exams import check_protocols, load, sittings
 from t_elaine.evaluation.progress import Done, progress
 from t_elaine.evaluation.protocols import LikelihoodProtocol, Request
 from t_elaine.evaluation.sitting import Sitting
@@ -91,7 +91,7 @@ def gather(
     if not stores and not (exams and ways):
         raise UserError("there is nothing to judge by", "evaluate", "give --stores=FOLDER,… or --exams=samples/en,…")
     written = [way for way in ways if way != LIKELIHOOD]
-    generating.check_protocols(written)
+    check_protocols(written)
     for spec in exams if LIKELIHOOD in ways else ():
         mmedbench_files.refuse_likelihood(spec)
     opened = tuple(open_store(folder) for folder in stores)
@@ -105,10 +105,7 @@ def gather(
         protocol=protocols.load_protocol(LIKELIHOOD),
         limit=limit,
         sittings=tuple(
-            sitting
-            for spec in exams
-            if written
-            for sitting in generating.sittings([generating.load(spec, suites_dir)], written, limit)
+            sitting for spec in exams if written for sitting in sittings([load(spec, suites_dir)], written, limit)
         ),
     )
 

@@ -61,10 +61,7 @@ class Sitting:
     @property
     def prompts_sha256(self) -> str:
         """Of all prompts as UTF-8, a zero byte after each."""
-        digest = hashlib.sha256()
-        for prompt in self.prompts:
-            digest.update(prompt.encode() + b"\0")
-        return digest.hexdigest()
+        return texts_sha256(self.prompts)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +117,14 @@ def load_rules(name: str) -> Rules:
     """A protocol's data file."""
     content = (paths.shipped("data_tasks") / "protocols" / f"{name}.json").read_bytes()
     return Rules(name=name, data=json.loads(content), sha256=hashlib.sha256(content).hexdigest())
+
+
+def texts_sha256(texts: Iterable[str]) -> str:
+    """Of many texts as UTF-8, a zero byte after each."""
+    digest = hashlib.sha256()
+    for text in texts:
+        digest.update(text.encode() + b"\0")
+    return digest.hexdigest()
 
 
 def prompt_sha256(prompt: str) -> str:

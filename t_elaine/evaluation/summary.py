@@ -10,7 +10,7 @@ import numpy as np
 
 from t_elaine.evaluation import contamination, protocols, published, scoring
 from t_elaine.evaluation.bits_per_byte import Held
-from t_elaine.evaluation.items import LETTERS
+from t_elaine.evaluation.items import LETTERS, spread
 from t_elaine.evaluation.runner import LIKELIHOOD, ExamScores, Judged, Material
 from t_elaine.evaluation.scoring import Interval
 from t_elaine.evaluation.suites import Suite
@@ -127,7 +127,7 @@ def exam_row(suite: Suite, sides: Sequence[ExamScores], headline: str, draws: di
         **_by_subject(suite, chosen, headline, draws),
         "prompts_cut": {side: exam.cut for side, exam in zip(SIDES, sides, strict=False)},
         "first_prompt_ids": {side: exam.first_prompt_ids for side, exam in zip(SIDES, sides, strict=False)},
-        "samples": [_sample(suite, i, chosen, headline) for i in _spread(len(golds))],
+        "samples": [_sample(suite, i, chosen, headline) for i in spread(tuple(range(len(golds))), SAMPLES)],
         "items": [_item(suite, i, sides, chosen) for i in range(len(golds))],
     }
 
@@ -156,11 +156,6 @@ def _choices(side: ExamScores, golds: Sequence[tuple[int, ...]]) -> dict[str, li
 
 def _letters(indices: Sequence[int]) -> str:
     return ",".join(LETTERS[i] for i in indices)
-
-
-def _spread(n: int) -> list[int]:
-    """Places of the sample questions, evenly over the exam."""
-    return [i * n // min(n, SAMPLES) for i in range(min(n, SAMPLES))]
 
 
 def _sample(suite: Suite, i: int, chosen: Sequence[dict[str, list[tuple[int, ...]]]], headline: str) -> dict[str, Any]:

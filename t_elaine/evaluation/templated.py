@@ -87,7 +87,7 @@ def _accuracies(asked: Mapping[str, Sequence[Row]], sides: Sequence[str]) -> Tab
         table.add_column(column, justify="right", no_wrap=True)
     for language, rows in asked.items():
         cells = [interval(rows[0]["accuracy"], 2, 100), *(f"{100 * row['accuracy']['value']:.2f}" for row in rows[1:])]
-        cells += [_limits(rows[0]), f"{100 * rows[0]['unparsable']:.1f}"]
+        cells += [limits(rows[0]), f"{100 * rows[0]['unparsable']:.1f}"]
         table.add_row(language, f"{rows[0]['questions']:,}", *cells)
     return table
 
@@ -104,6 +104,7 @@ def _rationales(asked: Mapping[str, Sequence[Row]], sides: Sequence[str]) -> Tab
     return table
 
 
-def _limits(row: Row) -> str:
+def limits(row: Row) -> str:
+    """The best, a drawn and the best constant answer, in per cent."""
     most = row["majority"]
     return f"{100 * row['ceiling']:.0f}/{100 * row['chance']:.0f}/{100 * most['accuracy']:.0f} {most['answer']}"

@@ -161,7 +161,7 @@ def test_exams_that_cannot_be_read_say_why(tmp_path: Path) -> None:
     path = tmp_path / "bad.jsonl"
     path.write_text('{"problem_id": 1}\n', encoding="utf-8")
     for spec, what in (
-        (f"en:{path}", "this line is no exam item"),
+        (f"en:{path}", "this line lacks problem_text, choices, answer"),
         (str(path), "the language of"),
         ("samples/fr", "no shipped exam"),
         ("nowhere.jsonl", "no such exam"),

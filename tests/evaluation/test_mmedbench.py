@@ -146,7 +146,7 @@ GOOD = MADE["Japanese"][0]
     [
         ({name: value for name, value in GOOD.items() if name != "rationale"}, "this line lacks rationale"),
         ({"question": "?"}, "this line lacks options, answer_idx, rationale"),
-        (["question"], "this line lacks question, options, answer_idx, rationale"),
+        (["question"], "this line is no JSON object"),
         (GOOD | {"answer_idx": "F"}, "the answer 'F' is outside its 5 options"),
         (GOOD | {"answer_idx": []}, r"the answer \[\] is outside"),
         (GOOD | {"answer_idx": "a"}, "the answer 'a' is outside"),
