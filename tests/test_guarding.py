@@ -97,10 +97,8 @@ def test_a_guard_that_comes_later_evaluates_the_parent_itself(place: Path, capsy
 
 
 def test_without_a_guard_nothing_is_kept_and_the_lines_are_as_before(place: Path) -> None:
-    plain = {"compilation_cache": str(place / "cache"), "steps": 2, "evaluate_every": 1}
-    assert train_here(place / "plain", [place / "store"], **plain) == 0
-    assert not (place / "plain" / FILE).exists()
-    assert all("group" not in line for line in lines(place / "plain"))
+    assert not (place / "parent" / FILE).exists()
+    assert all("group" not in line for line in lines(place / "parent"))
 
 
 def test_what_cannot_be_guarded_is_refused(place: Path, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ def render(shown: Mapping[str, Any]) -> str:
     parts.append("## In the published tables")
     for _, tables in shown["published"]:
         for one in tables:
-            parts += [f"### {one['title']}", f"{one['metric']}. Source: {one['source']}.", _published(one)]
+            parts += [f"### {one['title']}", _source(one), _published(one)]
     if shown["apart"]:
         parts += ["## Numbers of ours that stand in no published table", _apart(shown["apart"])]
     parts += ["## What stands behind the numbers", _made(shown["made"])]
@@ -101,6 +101,11 @@ def _bits(rows: Sequence[Mapping[str, Any]], both: bool) -> str:
         for row in rows
     ]
     return table(["text", "documents", *sides], lines)
+
+
+def _source(one: Mapping[str, Any]) -> str:
+    note = f" Note: {one['note']}." if "note" in one else ""
+    return f"{one['metric']}. Source: {one['source']}.{note}"
 
 
 def _published(one: Mapping[str, Any]) -> str:
