@@ -38,7 +38,10 @@ EXCEPTIONS = {
 }
 OPEN_TO_ALL = {
     "t_elaine",
-    *(f"t_elaine.{name}" for name in ("__version__", "changes", "errors", "faults", "forgetting", "parentage", "paths")),
+    *(
+        f"t_elaine.{name}"
+        for name in ("__version__", "changes", "errors", "faults", "forgetting", "parentage", "paths")
+    ),
 }
 
 # Third-party package → files or rooms that may import it; packages not named here are refused.

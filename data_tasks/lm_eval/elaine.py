@@ -1,4 +1,4 @@
-"""Exams of the ELAINE benchmark that lm-eval lacks, asked by likelihood as `t-elaine evaluate --protocols=likelihood` does.
+"""Exams of the ELAINE benchmark that lm-eval lacks, asked as `t-elaine evaluate --protocols=likelihood` does.
 
 Stands beside the task files and an export's weights; needs lm-eval alone. The exams are not here: their published files
 are read from the folder that ELAINE_EXAMS (or --metadata '{"suites_dir": …}') names, and must be those to the byte.
