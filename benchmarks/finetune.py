@@ -51,10 +51,10 @@ def ours(config: LlamaConfig, compute: ComputeConfig, settings: Lora, held: Any,
     rate = lambda step: jnp.float32(RATE)  # noqa: E731
     made = steps.make_step(config, compute, adamw, rate, mesh, 1, np.ones(config.vocab_size, np.int32), lora=settings)
     base = lora.freeze(config, settings.base, read_weights(config, lambda tensor: held[tensor.name]))
-    adapters = jax.tree.map(jnp.zeros_like, lora.init(config, settings, base, jax.random.key(0)))
+    adapters = lora.init(config, settings, base, jax.random.key(0))
     for m in lora.targets(config, settings):
         own = adapters["layers"][m.group][m.name]
-        for part in ("down", "up"):
+        for part in own:
             own[part] = jnp.asarray(np.stack([held[peft_name(m, i, part)].T for i in range(config.layers)]))
     place = jax.jit(lambda own, base: steps.init_state(own) | {"base": base}, out_shardings=made.state_shardings)
     rows, length = tokens.shape[0], tokens.shape[1] - 1

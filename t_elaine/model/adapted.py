@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from t_elaine.model import ops
-from t_elaine.model.placement import constrain
+from t_elaine.model.placement import constrain, gathered
 from t_elaine.model.quantised import Quantised, dequantised
 
 Axes = tuple[str, str]
@@ -110,7 +110,7 @@ def whole(base: Any, axes: Axes, dtype: Any) -> jax.Array:
     """A frozen matrix in the compute dtype, its pieces along "embed" gathered: codes travel, not their values."""
     inside = [None if axis == "embed" else axis for axis in axes]
     if not isinstance(base, Quantised):
-        return constrain(base.astype(dtype), *inside)
+        return gathered(base, dtype, *inside)
     codes, scales = constrain(base.codes, *inside), constrain(base.scales, None, inside[1])
     return dequantised(Quantised(codes, scales, base.kind), dtype)
 
