@@ -9,7 +9,7 @@ from typing import Any
 
 from t_elaine import __version__, changes
 from t_elaine.checkpoints.layout import CheckpointMeta
-from t_elaine.hf import card_data, card_judged, card_rules, tokenizer_check
+from t_elaine.hf import card_data, card_judged, card_merge, card_rules, tokenizer_check
 from t_elaine.hf.card_data import words
 from t_elaine.hf.card_rules import Card
 from t_elaine.model.config import LlamaConfig
@@ -46,7 +46,8 @@ def model_card(
     name = card_rules.title(run_dir, proof["checkpoint"]["run"], card)
     trained = card_data.languages(run_dir) or list(proof["prompts"])[:-1]
     formats = proof.get("gguf", {})
-    front = card_rules.front_matter(name, base, licence, trained, card, formats)
+    front = card_rules.front_matter(name, base, licence, trained, card, formats, card_merge.bases(run_dir))
+    built = card_rules.rule(run_dir).built
     return "\n\n".join(
         [
             *([front] if language == "en" else []),
@@ -56,7 +57,8 @@ def model_card(
             _origin(base, meta, config, say),
             f"{say['use']}\n\n{say['use_text']}",
             f"{say['limits']}\n\n{_limits(run_dir, say)}",
-            card_data.parent_section(run_dir, meta, licence, card_rules.rule(run_dir).built, say),
+            card_merge.section(run_dir, meta, built, say)
+            or card_data.parent_section(run_dir, meta, licence, built, say),
             card_data.data_section(run_dir, meta, say),
             _settings_section(run_dir, meta.step, say),
             card_judged.evaluation_section(run_dir, meta, say),

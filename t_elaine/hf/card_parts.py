@@ -13,7 +13,7 @@ from t_elaine import changes, parentage
 from t_elaine.checkpoints.layout import CheckpointMeta
 from t_elaine.errors import UserError
 from t_elaine.hf import card as cards
-from t_elaine.hf import card_data, card_judged, card_rules, hub, side_files
+from t_elaine.hf import card_data, card_judged, card_merge, card_rules, hub, side_files
 from t_elaine.hf.card_rules import Card
 from t_elaine.model.config import LlamaConfig
 
@@ -42,7 +42,7 @@ def lacks(run_dir: str, meta: CheckpointMeta, card: Card) -> list[Lack]:
 
 def _parent(run_dir: str, meta: CheckpointMeta, card: Card) -> Iterator[Lack]:
     base = card_data.origin(run_dir, meta)
-    if base and not hub.is_name(card.base_model or base.partition("@")[0]):
+    if base and not card_merge.bases(run_dir) and not hub.is_name(card.base_model or base.partition("@")[0]):
         yield Lack(part="base_model", how="--gin.Card.base_model=\"'owner/name'\", the parent's name on the hub")
     if not card_rules.licence_lines(run_dir, card):
         yield Lack(part="licence", how="--gin.Card.licence=\"'apache-2.0'\", or the line license: in the parent's card")

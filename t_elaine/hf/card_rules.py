@@ -174,12 +174,20 @@ def _tex(text: str) -> str:
 
 
 def front_matter(
-    name: str, base: str, licence: Sequence[str], languages: Sequence[str], card: Card, formats: Mapping[str, Any]
+    name: str,
+    base: str,
+    licence: Sequence[str],
+    languages: Sequence[str],
+    card: Card,
+    formats: Mapping[str, Any],
+    merged: Sequence[str] = (),
 ) -> str:
-    """The hub's front matter."""
+    """The hub's front matter; `merged` are the hub's names of models that were merged."""
     lines = ["---", f"model_name: {json.dumps(name, ensure_ascii=False)}", "library_name: transformers"]
     lines += ["pipeline_tag: text-generation", "tags:", "- medical", "- t-elaine", *(["- gguf"] if formats else [])]
     parent = card.base_model or base.partition("@")[0]
     if hub.is_name(parent):
         lines += [f"base_model: {parent}", "base_model_relation: finetune"]
+    elif merged:
+        lines += ["base_model:", *(f"- {one}" for one in merged), "base_model_relation: merge"]
     return "\n".join([*lines, "language:", *(f"- {language}" for language in languages), *licence, "---"])

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from t_elaine import parentage, paths
-from t_elaine.checkpoints import layout, reading, verify
+from t_elaine.checkpoints import adapters, layout, reading
 from t_elaine.errors import UserError
 from t_elaine.hf import exporting, hub, importing, mapping, proof, run_import, side_files, tensors
 from t_elaine.hf.importing import Source
@@ -33,7 +33,7 @@ class Input:
         path: as it was given.
         where: the checkpoint's folder or the Hugging Face folder on this machine.
         origin: what it is: a hub name with its commit, or the path; an imported or trained run's own origin.
-        fingerprint: sha256 over the sha256 of its weights files.
+        fingerprint: sha256 over the sha256 of its weights files (and its base's, where it is adapters).
         config: its shape.
         source: its parameters.
         small: the folder that holds its licences, chat template and generation config.
@@ -73,11 +73,10 @@ def open_input(path: str) -> Input:
 def _open_run(path: str) -> Input:
     run_dir, step = reading.resolve(path)
     where = layout.step_dir(run_dir, step)
-    if faults := verify.faults(where, ("params", "meta")):
+    if faults := adapters.faults(run_dir, step):
         mend = "merge another checkpoint of this run, or copy or import it again"
         raise UserError(f"the checkpoint is damaged: {faults[0]}", where, mend)
     meta = reading.read_meta(run_dir, step)
-    recorded = {n: str(entry["sha256"]) for n, entry in verify.recorded(where).items() if n.startswith("params/")}
     facts: dict[str, Any] = {"kind": "run", "step": step, "tokens": meta.tokens}
     if merged := side_files.merge_record(run_dir):
         facts["merged"] = merged
@@ -85,7 +84,7 @@ def _open_run(path: str) -> Input:
         path=path,
         where=where,
         origin=side_files.origin_record(run_dir) or meta.parent or "",
-        fingerprint=fingerprint(recorded),
+        fingerprint=adapters.fingerprint(run_dir, step),
         config=exporting.config_of(meta),
         source=proof.checkpoint_source(run_dir, step),
         small=parentage.folder(run_dir),

@@ -18,7 +18,8 @@ from t_elaine.checkpoints.produced import Produced
 from t_elaine.checkpoints.writing import save_params
 from t_elaine.data.vocabulary import load_vocabulary
 from t_elaine.evaluation.engines import open_model
-from t_elaine.hf import exporting, mapping, merge_inputs, proof, reference, tensors, walking
+from t_elaine.hf import card, card_parts, exporting, mapping, merge_inputs, proof, reference, tensors, walking
+from t_elaine.hf.card_rules import Card
 from t_elaine.parallel.mesh import MeshConfig, make_mesh
 from tests.hf.models import FAMILIES, add_tokenizer, whole_model
 
@@ -111,6 +112,23 @@ def test_parents_are_on_record(vector: Path, models: dict[str, Path]) -> None:
     assert licences == {"Parent's licence", "Licence 1", "Licence 2"}
     meta = reading.read_meta(vector, 0)
     assert meta.vocabulary_sha256 == load_vocabulary(vector).sha256 and not meta.has_optimizer
+
+
+def test_parents_are_on_the_card(vector: Path, models: dict[str, Path], exported: Path, tmp_path: Path) -> None:
+    print_of = merge_inputs.open_input(str(models["chat"])).fingerprint[:16]
+    found, meta = json.loads((exported / "proof.json").read_text()), reading.read_meta(vector, 0)
+    for language, heading in (("en", "## Parents"), ("ja", "## 元のモデル"), ("zh", "## 父模型")):
+        text = card.model_card(str(vector), meta, exporting.config_of(meta), found, language=language)
+        assert heading in text and "task_arithmetic" in text and print_of in text and "LICENSE.2" in text
+        assert "| chat | model | 0.5 | license: llama3 |" in text and str(vector.parent) not in text
+    record = json.loads((vector / "parent" / "merge.json").read_text())
+    for parent, name in zip(record["parents"], ("lab/one@12", "lab/one@34", "lab/three@5"), strict=True):
+        parent["origin"] = name
+    run = shutil.copytree(vector, tmp_path / "run")
+    (run / "parent" / "merge.json").write_text(json.dumps(record))
+    text = card.model_card(str(run), meta, exporting.config_of(meta), found)
+    assert "base_model:\n- lab/one\n- lab/three\nbase_model_relation: merge\n" in text
+    assert "base_model" not in [lack.part for lack in card_parts.lacks(str(run), meta, Card())]
 
 
 def test_dare_is_the_same_again_and_from_a_run_or_its_folder(models: dict[str, Path], tmp_path: Path) -> None:
