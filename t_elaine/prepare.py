@@ -62,7 +62,7 @@ def prepare(
         exams: folders or .jsonl files of exams in ELAINE's layout that no document may hold.
         exam_overlap: "drop" sets documents that hold exam questions aside, "count" keeps and counts them.
         overlap: when an exam question counts as held.
-        template: chat template of conversations: a name ("elaine", "llama3", "chatml" …: docs/chat.md), a .jinja file, or
+        template: chat template of conversations: a name ("elaine", "chatml" …: docs/chat.md), a .jinja file, or
             "chat" (the tokenizer's own); "": its own, or "plain".
         show: documents of each store that are printed, what is trained marked.
         data_root: folder that `{data_root}` in the sources' files stands for.
