@@ -17,7 +17,7 @@ from t_elaine.hf.card_rules import Card
 from t_elaine.hf.exporting import config_of, export_checkpoint
 from t_elaine.hf.peft_format import export_adapter
 
-FLAGS = ("checkpoint", "to", "dtype", "overwrite", "quantize", "adapter", "push", "public")
+FLAGS = ("checkpoint", "to", "dtype", "overwrite", "quantize", "adapter", "average", "push", "public")
 
 
 def export(
@@ -27,6 +27,7 @@ def export(
     overwrite: bool = False,
     quantize: tuple[str, ...] = (),
     adapter: bool = False,
+    average: bool = False,
     check: QuantisedCheck | None = None,
     card: Card | None = None,
     push: str = "",
@@ -41,6 +42,7 @@ def export(
         overwrite: replace `to` if it is there.
         quantize: GGUF files for llama.cpp beside the weights: some of q8_0, q5_1, q5_0, q4_1, q4_0, f16, bf16, f32
         adapter: of a run with adapters write these alone, in PEFT's format; otherwise they are merged into their base
+        average: write the running average of the weights that the run kept (AdamW.average) instead of the weights
         check: what these are judged on, beside the float weights
         card: what the model card says that no run records; a card that lacks a part is not written, nor pushed
         push: owner/name on the hub to upload the proven folder to; "" uploads nothing.
@@ -77,6 +79,7 @@ def export(
         beside=beside,
         beside_bytes=quantised.needed_bytes(config_of(meta), formats),
         card=card,
+        average=average,
     )
     print(f"exported to {done.folder}; " + ", ".join(f"{name} {took:.1f} s" for name, took in done.seconds.items()))
     if push:

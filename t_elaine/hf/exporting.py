@@ -24,6 +24,7 @@ from t_elaine.checkpoints.layout import CheckpointMeta, step_dir
 from t_elaine.errors import UserError
 from t_elaine.faults import fault_point
 from t_elaine.hf import (
+    averaged,
     card_parts,
     folders,
     growing,
@@ -67,6 +68,7 @@ def export_checkpoint(
     beside: Beside = lambda folder: {},
     beside_bytes: int = 0,
     card: Card | None = None,
+    average: bool = False,
     say: Callable[[str], None] = print,
 ) -> Exported:
     """Write a checkpoint's parameters as a Hugging Face folder, and prove it.
@@ -83,6 +85,7 @@ def export_checkpoint(
         beside: writes further files into the proven folder (GGUF); what it returns stands in proof.json.
         beside_bytes: what these take on the disk.
         card: what the model card says that no run records; a card that lacks a part is not written (card_parts.py).
+        average: write the running average of the weights (`AdamW.average`) instead of the weights.
         say: takes lines of progress.
 
     Raises:
@@ -92,7 +95,8 @@ def export_checkpoint(
         raise UserError(f"dtype is {dtype!r}", "export", f"give one of {', '.join(tensors.TAGS)}")
     run_dir, step = reading.resolve(checkpoint)
     meta = reading.read_meta(run_dir, step)
-    config, source = config_of(meta), proof.checkpoint_source(run_dir, step)
+    read = averaged.average_source if average else proof.checkpoint_source
+    config, source = config_of(meta), read(run_dir, step)
     if (size := side_files.true_size(run_dir)) is not None:
         config, source = dataclasses.replace(config, vocab_size=size), growing.at_true_size(source, size)
     check_vocabulary(run_dir, meta, config)
@@ -118,6 +122,7 @@ def export_checkpoint(
         found["tokenizer"] = compare_tokenizer(folder, run_dir, encode) if transformers is not False else None
         seconds["proof"] = time.monotonic() - started
         found |= {"checkpoint": _described(run_dir, meta), "seconds": {k: round(v, 2) for k, v in seconds.items()}}
+        found |= {"average": True} if average else {}
         for line in summary(found):
             say(line)
         if not found["passed"]:

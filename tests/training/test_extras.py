@@ -10,9 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from t_elaine.checkpoints.arrays import named
 from t_elaine.checkpoints.layout import CheckpointMeta
 from t_elaine.checkpoints.writing import Checkpointing, Checkpoints
 from t_elaine.errors import UserError
+from t_elaine.hf import averaged, mapping
 from t_elaine.parallel.mesh import MeshConfig, make_mesh
 from t_elaine.training import fit, sinks, start
 from t_elaine.training import optimizer as optim
@@ -131,6 +133,16 @@ def test_a_resume_may_leave_them_out_or_add_them(step: steps.Step, saved: Path, 
     jax.tree.map(np.testing.assert_array_equal, added["opt_state"]["average"], added["params"])
     assert int(added["opt_state"]["spikes"]["seen"]) == 0 and any("it was nothing" in line for line in told)
     go_on(step, added, 3, 4)
+
+
+def test_the_average_can_be_exported(step: steps.Step, saved: Path) -> None:
+    state = jax.device_get(resumed(saved, step.state_shapes, []))
+    source, kept = averaged.average_source(str(saved), 3), named(state["opt_state"]["average"])
+    for weight in mapping.weights(CONFIG):
+        whole = kept[weight.path]
+        wanted, layer = (whole[1], 1) if weight.stacked else (whole, None)
+        np.testing.assert_array_equal(source(weight, layer, None), wanted)
+    assert not np.array_equal(kept["embed/table"], state["params"]["embed"]["table"])
 
 
 def test_memory_counts_the_average() -> None:
