@@ -148,8 +148,9 @@ def _steps(part: dict[str, Any] | None) -> tuple[str, ...]:
 
 
 def _sentencepiece(file: Path, rows: int) -> tuple[dict[str, Any], dict[str, int]]:
-    from sentencepiece import sentencepiece_model_pb2 as proto
+    from sentencepiece import sentencepiece_model_pb2
 
+    proto: Any = sentencepiece_model_pb2  # made when it is imported: nothing of it is declared
     model = proto.ModelProto()
     model.ParseFromString(file.read_bytes())
     mend = "use the safetensors; llama.cpp would give other ids"
