@@ -108,7 +108,7 @@ def test_smollm2_writes_the_same_text(smollm2_dir: Path, tmp_path: Path) -> None
     shutil.copytree(smollm2_dir, folder)
     vocabulary = load_vocabulary(folder)
     prompts = [ids[:24].tolist() for group in PROMPTS.values() for ids in vocabulary.encode_batch(list(group[:3]))]
-    for kind, relative, same in (("f32", 1e-4, 1.0), ("q8_0", 0.02, 0.9), ("q4_0", 0.03, 0.9)):
+    for kind, relative, same in (("f32", 1e-4, 1.0), ("q8_0", 0.04, 0.9), ("q4_0", 0.04, 0.85)):
         found = beside_llama_cpp(folder, kind, prompts)
         assert found["relative"] <= relative and found["same"] >= same, kind
         assert found["texts"] == [ids.tolist() for ids in vocabulary.encode_batch(TEXTS)]
