@@ -31,8 +31,11 @@ from t_elaine.data.vocabulary import Vocabulary, load_vocabulary
 from t_elaine.data.workers import begin_worker
 from t_elaine.errors import UserError
 
-ABSENT = "the store"
 _DECODED = 1_000_000  # tokens written out at a time
+
+
+class Absent(UserError):
+    """Texts that a model was trained on are not at hand."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,14 +117,9 @@ def _check_there(place: Place) -> None:
     """Refuse a store that is no more, or is another now."""
     manifest = paths.join(place.path, MANIFEST)
     if place.is_store and not paths.exists(manifest):
-        raise UserError(f"{ABSENT} {place.name} is not there any more", place.path, "give --trained_on")
+        raise Absent(f"the store {place.name} is not there any more", place.path, "give --trained_on")
     if place.is_store and paths.file_sha256(manifest) != place.digest:
-        raise UserError(f"{ABSENT} {place.name} was made anew since", place.path, "give --trained_on")
-
-
-def is_absent(error: UserError) -> bool:
-    """Whether an error says that texts a model was trained on are not at hand."""
-    return error.what.startswith(ABSENT)
+        raise Absent(f"the store {place.name} was made anew since", place.path, "give --trained_on")
 
 
 def by_suite(index: Index, hits: Hits) -> list[dict[str, Any]]:

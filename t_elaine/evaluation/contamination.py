@@ -106,9 +106,7 @@ def look(
     cache = paths.join(folder, CACHE)
     try:
         found = trained_texts.look_through(trained.places, tuple(read.values()), settings, cache, workers, say)
-    except UserError as error:
-        if not trained_texts.is_absent(error):
-            raise
+    except trained_texts.Absent as error:
         return [row | {"why": f"not known: {error.what} ({error.where})"} for row in unknown]
     return [
         _joined({place: suites_found[_key(suite)] for place, suites_found in found.items()}, about, settings)
