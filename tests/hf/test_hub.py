@@ -239,20 +239,23 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
+PARENT = ("--gin.export.card=@Card()", "--gin.Card.base_model='meta-llama/Meta-Llama-3-8B'")
+
+
 def push(run: Path, to: Path, *flags: str) -> int:
-    return export.main([f"--checkpoint={run}", f"--to={to}", "--push=me/child", *flags])
+    return export.main([f"--checkpoint={run}", f"--to={to}", "--push=me/Llama-3-child", *PARENT, *flags])
 
 
 def test_push_is_private(stand_in: StandIn, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", FRIEND)
     assert push(run, tmp_path / "out") == 0
     (created,) = stand_in.asked("POST", "/api/repos/create")
-    assert json.loads(created.body)["visibility"] == "private" and stand_in.repos["me/child"].private
-    assert stand_in.repos["me/child"].at("main")[1] == contents(tmp_path / "out")
+    assert json.loads(created.body)["visibility"] == "private" and stand_in.repos["me/Llama-3-child"].private
+    assert stand_in.repos["me/Llama-3-child"].at("main")[1] == contents(tmp_path / "out")
     # A second push, in shards: the old single file must not stay beside them.
-    stand_in.repos["me/child"].revisions["main"][1]["notes.txt"] = b"someone's"
-    export.hub.push(whole_model(tmp_path / "shards", shard_bytes=120_000), "me/child")
-    kept = stand_in.repos["me/child"].at("main")[1]
+    stand_in.repos["me/Llama-3-child"].revisions["main"][1]["notes.txt"] = b"someone's"
+    export.hub.push(whole_model(tmp_path / "shards", shard_bytes=120_000), "me/Llama-3-child")
+    kept = stand_in.repos["me/Llama-3-child"].at("main")[1]
     assert "model.safetensors" not in kept and "model.safetensors.index.json" in kept and "notes.txt" in kept
 
 
@@ -261,14 +264,14 @@ def test_push_where_others_can_read(
 ) -> None:
     """A repository that is public already gets nothing unless --public says so; the export itself is kept."""
     monkeypatch.setenv("HF_TOKEN", FRIEND)
-    stand_in.add("me/child", {"README.md": b"public"})
+    stand_in.add("me/Llama-3-child", {"README.md": b"public"})
     assert push(run, tmp_path / "out") == 2
     text = capsys.readouterr().err
     assert "is public" in text and "mend: " in text and "Traceback" not in text
-    assert stand_in.repos["me/child"].at("main")[1] == {"README.md": b"public"}
+    assert stand_in.repos["me/Llama-3-child"].at("main")[1] == {"README.md": b"public"}
     assert json.loads((tmp_path / "out" / "proof.json").read_text())["passed"]
-    hub.push(tmp_path / "out", "me/child", public=True)
-    assert stand_in.repos["me/child"].at("main")[1] == contents(tmp_path / "out")
+    hub.push(tmp_path / "out", "me/Llama-3-child", public=True)
+    assert stand_in.repos["me/Llama-3-child"].at("main")[1] == contents(tmp_path / "out")
 
 
 @pytest.mark.parametrize(
@@ -294,10 +297,10 @@ def test_a_push_that_fails(
         message = {"X-Error-Message": "Invalid credentials in Authorization header"} if status == 401 else {}
         stand_in.trouble("*", path, status=status, headers=message)
     with pytest.raises(UserError, match=words) as caught:
-        hub.push(folder, "me/child")
+        hub.push(folder, "me/Llama-3-child")
     assert caught.value.where and caught.value.mend
     assert contents(folder) == before
-    assert "me/child" not in stand_in.repos or stand_in.repos["me/child"].at("main")[1] == {}
+    assert "me/Llama-3-child" not in stand_in.repos or stand_in.repos["me/Llama-3-child"].at("main")[1] == {}
 
 
 def test_a_forbidden_push_leaves_the_export(
@@ -309,7 +312,7 @@ def test_a_forbidden_push_leaves_the_export(
     assert json.loads((tmp_path / "out" / "proof.json").read_text())["passed"]
 
 
-@pytest.mark.parametrize("name", ["child", "me/child/", "me/../child", "me/a--b"])
+@pytest.mark.parametrize("name", ["Llama-3-child", "me/Llama-3-child/", "me/../Llama-3-child", "me/a--b"])
 def test_names_that_are_none(stand_in: StandIn, tmp_path: Path, name: str) -> None:
     with pytest.raises(UserError):
         hub.push(tmp_path, name)
