@@ -34,7 +34,8 @@ say "4/6 evaluate: bits per byte and exam questions, an early checkpoint beside 
 t-elaine evaluate --gin_file=quickstart_evaluate.gin --checkpoint="$RUN" --parent="$RUN/checkpoints/20"
 
 say "5/6 export to Hugging Face format, with proof"
-t-elaine export --checkpoint="$RUN" --to="$RUN/export" --overwrite
+t-elaine export --checkpoint="$RUN" --to="$RUN/export" --overwrite \
+  '--gin.export.card=@Card()' "--gin.Card.licence='apache-2.0'"
 
 say "6/6 report"
 t-elaine report "$RUN"
