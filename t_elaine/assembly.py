@@ -6,7 +6,6 @@ the loop; nothing below imports it.
 
 import dataclasses
 import json
-import math
 import socket
 import threading
 import time
@@ -15,7 +14,7 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from t_elaine import feeding, guarding, made_of, paths, rehearsal
+from t_elaine import feeding, guarding, made_of, measuring, paths, preferring, rehearsal
 from t_elaine.checkpoints.layout import CheckpointMeta, complete_steps
 from t_elaine.checkpoints.writing import Checkpointing, Checkpoints
 from t_elaine.data.mixture import Mixture
@@ -30,8 +29,9 @@ from t_elaine.parallel.hosts import Hosts, together, without_hosts
 from t_elaine.parallel.line import Line
 from t_elaine.parallel.mesh import MeshConfig, described, make_mesh
 from t_elaine.parallel.pace import Pace
-from t_elaine.training import held_out, run_folder, tracing
+from t_elaine.preferring import Judged
 from t_elaine.training import loop as looping
+from t_elaine.training import run_folder, tracing
 from t_elaine.training.adapting import begin
 from t_elaine.training.building import build_step
 from t_elaine.training.compilation import compiled, keep_compiled
@@ -39,13 +39,14 @@ from t_elaine.training.fit import check_fit, text
 from t_elaine.training.footprint import Footprint
 from t_elaine.training.hours import ChipHours
 from t_elaine.training.lease import Lease
-from t_elaine.training.loop import Evaluator, Handed, Loop
+from t_elaine.training.loop import Handed, Loop
 from t_elaine.training.metrics import mfu
 from t_elaine.training.optimizer import AdamW, Schedule
 from t_elaine.training.packed import check_packing
+from t_elaine.training.preference import Preference
 from t_elaine.training.sinks import open_sinks
-from t_elaine.training.start import Begun, Start, split_state
-from t_elaine.training.step import Step, batch_layout, batch_shapes, token_count, weights
+from t_elaine.training.start import Begun, Start, check_model, split_state
+from t_elaine.training.step import Step, batch_layout, batch_shapes, token_count
 from t_elaine.training.stopping import stopping
 from t_elaine.training.watchdog import Watch, Watchdog
 
@@ -62,12 +63,14 @@ class Run:
     feed: Feed
     groups: list[Group]
     forgetting: Forgetting | None
+    preference: Preference | None
     step: Step
     meta: CheckpointMeta
     hosts: Hosts
     line: Line | None
     watch: Watch
     traced: range
+    judged: Judged | None = None  # pairs held out, where the run learns from preferences
 
 
 def train(
@@ -87,6 +90,7 @@ def train(
     start: Start | None = None,
     lora: Lora | None = None,
     forgetting: Forgetting | None = None,
+    preference: Preference | None = None,
     rows_per_device: int = 1,
     seed: int = 0,
     verify_stores: bool = True,
@@ -118,6 +122,7 @@ def train(
         start: weights of a new run; None: random ones.
         lora: train adapters beside the start's weights, which stay as they are; None: train the weights.
         forgetting: how much may be lost against the parent on held-out text before the run is stopped; None: all.
+        preference: learn from pairs of answers (DPO, RPO), compared with the start; None: from every trained token.
         rows_per_device: rows of a microbatch on one device; accumulation follows from the batch.
         seed: of random initial weights.
         verify_stores: compare every store file with its sha256 first (reads all of them).
@@ -156,6 +161,7 @@ def train(
         )
         if warning:
             say(f"warning: {warning}")
+        check_model(run_dir, start or Start(), model, length, say)
         moment = (optimizer or AdamW()).first_moment_dtype
         microbatches = feeding.batch_shape(data, rows_per_device, devices.shape)[0]
         kept = bool(optimizer and optimizer.average)
@@ -164,6 +170,7 @@ def train(
         check_packing(model, compute, devices, length, say)
         with run_folder.in_use(run_dir, lease, take_over, say):
             feed = feeding.open_feed(data, rows_per_device, batch_layout(devices), model.vocab_size, verify_stores, say)
+            preferring.check(preference, feed.loader.plan, start, lora, z_loss)
             groups = guarding.groups(feed.loader.groups, forgetting)
             step = build_step(
                 model,
@@ -178,6 +185,7 @@ def train(
                 z_loss,
                 lora,
                 seed,
+                preference,
             )
             begun = begin(run_dir, start or Start(), model, step.state_shapes, feed.vocabulary_sha256, seed, say, lora)
             meta = CheckpointMeta(
@@ -199,6 +207,7 @@ def train(
                 feed=feed,
                 groups=groups,
                 forgetting=forgetting,
+                preference=preference,
                 step=step,
                 meta=meta,
                 hosts=hosts,
@@ -209,10 +218,10 @@ def train(
             rows = made_of.rows_as_begun(run, begun)
             if begun.step < loop.steps or not begun.resumed:  # a finished run keeps the records of what trained it
                 made_of.record(run, begun, rows, config_text, argv, say)
-            return watched(run, begun, checkpoints or Checkpointing())
+            return watched(run, begun, start, checkpoints or Checkpointing())
 
 
-def watched(run: Run, begun: Begun, settings: Checkpointing) -> int:
+def watched(run: Run, begun: Begun, start: Start | None, settings: Checkpointing) -> int:
     """Run the loop; whatever ends it, status.json says so (but for SIGKILL, after which it still says "running")."""
     run_folder.write_status(run.folder, "running", "", begun.step)
     writing = threading.Lock()
@@ -227,7 +236,8 @@ def watched(run: Run, begun: Begun, settings: Checkpointing) -> int:
         run.line.on_end = stopped
     try:
         if not begun.resumed and begun.parent is not None:
-            probe(run, begun)
+            measuring.probe(run, begun, say)
+        run = preferring.with_reference(run, begun, start, say)
         with (
             stopping(run.loop.max_chip_hours, hours.now) as stop,
             Checkpoints(run.folder, settings, say) as checkpoints,
@@ -262,7 +272,7 @@ def go(
     if loop.stop_at is not None and begun.step >= loop.stop_at:
         return begun.step, looping.ASKED
     start = time.perf_counter()
-    ready = compiled(step, step.state_shapes, batch_shapes(*feed.shape, step.batch_sharding), say)
+    ready = compiled(step, step.state_shapes, batch_shapes(*feed.shape, step.batch_sharding, step.arrays), say)
     footprint = Footprint(ready, time.perf_counter() - start, say)
     traced = tracing.Traced(ready, begun.step, run.traced, run.folder, say)
     agreement.wait_for_all("compiled")  # hosts compile for unequal times, which is no slow step
@@ -280,7 +290,7 @@ def go(
             told = json.dumps(feed.loader.describe(done), indent=1) + "\n"
             paths.write_text(paths.join(run.folder, "mixture.json"), told)
 
-    evaluated = evaluators(run)
+    evaluated = measuring.evaluators(run, say)
     forgot = guarding.judge(run, begun, evaluated, say)
     sinks = open_sinks(
         run.folder, begun.step if begun.resumed else -1, loop.steps, loop.print_every, run_folder.is_main()
@@ -312,29 +322,6 @@ def go(
         for sink in sinks:
             sink.close()
     return int(state["step"]), reason
-
-
-def evaluators(run: Run) -> list[Evaluator]:
-    """Held-out loss and bits-per-byte on the stores' validation split."""
-    rows = feeding.held_out_rows(run.data, run.groups, run.loop.evaluate_tokens, say) + guarding.held_out_rows(run)
-    if not rows:
-        return []
-    joined, guarded = held_out.join_rows(rows), run.forgetting is not None
-    figures = held_out.held_out_figures(run.step, joined, run.feed.shape[1], run.groups, guarded)
-    return [("validation", run.loop.evaluate_every, figures)]
-
-
-def probe(run: Run, begun: Begun) -> None:
-    """Before step 1: the sharded model must have the loss that the reference model had on the probe's rows."""
-    parent = str(begun.parent).rpartition("/checkpoints/")[0]
-    found = held_out.read_probe(parent)
-    if found is None:
-        say(f"{parent} holds no probe.json: the start's loss is not compared with a reference")
-        return
-    groups = len(run.groups)
-    largest = math.inf if begun.altered else held_out.LARGEST_GAP
-    loss = held_out.check_probe(run.step, weights(begun.state), found, run.feed.shape[1], groups, parent, largest)
-    say(f"loss on the probe rows {loss:.4f}; the reference model has {found[1]:.4f}")
 
 
 def introduce(mesh: Mesh, line: Line | None) -> None:

@@ -52,7 +52,7 @@ def evaluate(
 ) -> int:
     """Judge a model on held-out text and exams, with intervals, beside its parent.
 
-    The scores of a model that is finished are kept: if the command is killed, the same one goes on with the next model.
+    Scores are kept as they are made: if the command is killed, the same one goes on from there.
 
     Args:
         checkpoint: the model: RUN_DIR, RUN_DIR/checkpoints/STEP, or a folder in Hugging Face format
@@ -84,11 +84,11 @@ def evaluate(
         overwrite: replace a result of another evaluation
     """
     used = elsewhere.choose(engine, engine_python, endpoint)
+    material = runner.gather(stores, exams, split, limit, protocols, suites_dir)
+    elsewhere.refuse(used, material)
     models = [elsewhere.open_model(used, path) for path in (checkpoint, parent) if path]
     length = sequence_length or elsewhere.length(models, LENGTH)
     compute = compute or COMPUTE
-    material = runner.gather(stores, exams, split, limit, protocols, suites_dir)
-    elsewhere.refuse(used, material)
     forgotten.check(forgetting, material, len(models))
     scored: dict[str, Any] = {"sequence_length": length, "dtype": compute.dtype, **used.identity}
     trained = contaminated.trained_on(models[0], trained_on, contamination)

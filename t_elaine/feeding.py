@@ -18,7 +18,8 @@ import numpy as np
 from t_elaine import paths
 from t_elaine.data import loader as loading
 from t_elaine.data.mixture import Mixture, accumulation
-from t_elaine.data.store import MANIFEST, open_store, verify_stores
+from t_elaine.data.rows import RowPlan
+from t_elaine.data.store import MANIFEST, Store, open_store, verify_stores
 from t_elaine.data.validation import validation_rows
 from t_elaine.errors import UserError
 from t_elaine.parallel import agreement, sharding
@@ -81,12 +82,9 @@ def open_feed(
         what = f"the stores' vocabulary has {size} ids, the model {vocab_size}"
         raise UserError(what, "LlamaConfig.vocab_size", "prepare the stores again with the model's own tokenizer")
     slots = loading.slots_of(sharding, shape)
-    start = plan.describe(0)
-    weights = ", ".join(f"{name} {source['weight']:.3f}" for name, source in start["sources"].items())
-    say(
-        f"batch [A={shape[0]}, B={shape[1]}, T={shape[2]}]; "
-        f"shares of the tokens (from {start['weights_from']}): {weights}"
-    )
+    say(f"batch [A={shape[0]}, B={shape[1]}, T={shape[2]}]; shares of the tokens {_shares(plan)}")
+    for phase in () if data.priority else plan.phases[1:]:
+        say(f"from token {phase.first_row * data.sequence_length:,} on: {_weights(plan, phase.weights)}")
     return Feed(
         loader=loading.Loader(plan, shape[0], shape[1], slots),
         shape=shape,
@@ -95,6 +93,14 @@ def open_feed(
         byte_lengths=byte_lengths(data.stores[0], vocab_size),
         vocabulary_sha256=str(plan.vocabulary["sha256"]),
     )
+
+
+def _shares(plan: RowPlan) -> str:
+    return f"(from {plan.phases[0].origin}): {_weights(plan, plan.phases[0].weights)}"
+
+
+def _weights(plan: RowPlan, weights: Sequence[float]) -> str:
+    return ", ".join(f"{source.name} {weight:.3f}" for source, weight in zip(plan.sources, weights, strict=True))
 
 
 def compare(folders: Sequence[str], say: Callable[[str], None] = print) -> None:
@@ -179,8 +185,16 @@ def data_record(data: Mixture) -> dict[str, Any]:
             "vocabulary_sha256": store.vocabulary["sha256"],
             "shards": store.digests(),
             **origin(store.manifest),
+            **_template(store),
         }
     return record
+
+
+def _template(store: Store) -> dict[str, Any]:
+    """{"template": {"name", "sha256"}} of a store of conversations: what the model will know questions by."""
+    found = store.manifest.get("made_by", {}).get("template")
+    first = next(iter(store.batches("train")), None) if found else None
+    return {"template": found} if first is not None and first.trained is not None else {}
 
 
 def origin(manifest: dict[str, Any]) -> dict[str, Any]:

@@ -73,7 +73,7 @@ def sentence(found: list[dict[str, Any]]) -> str:
     worst = found[0]
     value = "not finite" if worst["rise"] is None else f"{worst['child']:.4f}"
     rise = "" if worst["rise"] is None else f", {100 * worst['rise']:.1f} % more"
-    more = f"; {len(found) - 1} more past their limits: {', '.join(map(name, found[1:]))}" if found[1:] else ""
+    more = f"; {len(found) - 1} more past their limits: {'; '.join(map(name, found[1:]))}" if found[1:] else ""
     return (
         f"forgotten: {name(worst)}: {value} bits per byte, the parent has {worst['parent']:.4f}{rise}; "
         f"at most {100 * worst['limit']:.1f} % is allowed{more}"

@@ -42,7 +42,8 @@ def generate(
         prompt: text to answer; may be given several times
         prompts_file: file with a prompt a line, or .jsonl with "prompt"
         questions: a shipped set: card (the sample questions of ELAINE's model card, with its template and sampling)
-        template: elaine, chat (the model's own) or none; "" takes the questions' own, or the model's if it has one
+        template: chat (the model's own), none, a shipped one (elaine, chatml, alpaca, … see docs/chat.md) or a .jinja
+            file; "" takes the questions' own, or that of the conversations trained on, or the model's if it has one
         chat: talk in the terminal; Ctrl-C ends an answer, Ctrl-D leaves
         sampling: how answers are written; the likeliest token each time, 256 at most, by default
         max_new: tokens of an answer at most, in place of sampling's; 0 leaves that

@@ -18,7 +18,7 @@ KEPT = {
     "prepare": "finished shards are kept; the same command goes on",
     "import_hf": "files fetched so far are kept, nothing else was left; give the same command again",
     "export": "nothing was left behind, an older export is as it was; give the same command again",
-    "evaluate": "scores of finished models are kept; the same command goes on",
+    "evaluate": "scores and answers so far are kept; the same command goes on",
     "generate": "answers finished so far are in the file of --to, where one was given",
     "sweep": "finished runs are kept, the others were told to save; the same command goes on",
     "plan": "trials of a search that are finished are kept; the same command goes on",

@@ -183,15 +183,20 @@ def read_text(path: PathLike) -> str:
 
 def write_text(path: PathLike, text: str) -> None:
     """Write a file whole or not at all: locally a temporary name, flushed, then renamed; remotely one upload."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: PathLike, content: bytes) -> None:
+    """`write_text` of what is no text."""
     if is_remote(path):
         with answering(path):
-            filesystem(path).pipe_file(os.fspath(path), text.encode("utf-8"))
+            filesystem(path).pipe_file(os.fspath(path), content)
         return
     folder, name = os.path.split(os.path.abspath(path))
     temporary = os.path.join(folder, f".writing-{os.getpid()}-{name}")
     try:
-        with open(temporary, "w", encoding="utf-8") as handle:
-            handle.write(text)
+        with open(temporary, "wb") as handle:
+            handle.write(content)
             handle.flush()
             os.fsync(handle.fileno())
         os.replace(temporary, path)

@@ -74,6 +74,7 @@ def asked(
     )
     if warning:
         print(f"warning: {warning}", file=sys.stderr)
+    optimizer = training.get("optimizer") or AdamW()
     return Question(
         model=training["model"],
         compute=usable,
@@ -84,7 +85,8 @@ def asked(
         token_budget=token_budget,
         price=loop.price_per_chip_hour,
         groups=groups,
-        first_moment_dtype=(training.get("optimizer") or AdamW()).first_moment_dtype,
+        first_moment_dtype=optimizer.first_moment_dtype,
+        averaged=optimizer.average is not None,
         lora=training.get("lora"),
         options=training.get("compiler_options") or {},
         assumed=assumed,
@@ -132,6 +134,7 @@ def by_compiler(question: Question, training: Mapping[str, Any], hlo_out: str) -
         question.options,
         training.get("z_loss", 0.0),
         training.get("lora"),
+        preference=training.get("preference"),
     )
     done = compile_step(step, question.shape)
     if isinstance(done, TooLarge):

@@ -109,8 +109,9 @@ def check_disk(folder: str, given: Mapping[str, Any]) -> None:
     there = os.path.abspath(folder)
     while not os.path.isdir(there):
         there = os.path.dirname(there)
-    model, moment = given["model"], (given["optimizer"] or AdamW()).first_moment_dtype
-    needed = CHECKPOINTS * state_bytes(model, moment) + EXPORTS * 4 * parameter_count(model) + SPARE
+    model, adamw = given["model"], given["optimizer"] or AdamW()
+    each = state_bytes(model, adamw.first_moment_dtype, given.get("lora"), adamw.average is not None)
+    needed = CHECKPOINTS * each + EXPORTS * 4 * parameter_count(model) + SPARE
     free = shutil.disk_usage(there).free
     if free < needed:
         what = f"a rehearsal needs about {needed / 1e9:.1f} GB for checkpoints and export; {free / 1e9:.1f} GB are free"

@@ -30,6 +30,10 @@ def compare(given: Sequence[str], suites_dir: str, to: str, console: Console) ->
     if len(models) < 2:
         raise UserError("there is no second model to compare with", given[-1], "give two results: --compare=A,B")
     found = paired(models)
+    if not found["rows"] and not all(model.result["bits_per_byte"] for model in models[:2]):
+        reasons = "; ".join(f"{row['suite']}, {row['protocol']}: {row['why']}" for row in found["left_out"][:3])
+        what = f"the two have no score that can be compared ({reasons or 'neither was asked an exam'})"
+        raise UserError(what, ", ".join(given), "ask both the same exams under the same protocols")
     compared.show(found, (models[0].name, models[1].name), console)
     path = to or f"{models[0].path.removesuffix('.json')}-against-{_stem(models[1])}.html"
     return write(models[:2], found, path, suites_dir)

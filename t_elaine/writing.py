@@ -73,6 +73,8 @@ def gather(prompt: Sequence[str], prompts_file: str, questions: str, chat: bool)
 
 def settled(sampling: Sampling, max_new: int, temperature: float, seed: int) -> Sampling:
     """The sampling with what flags say in place of its own."""
+    if max_new < 0:
+        raise UserError(f"max_new is {max_new}", "generate.max_new", "give at least 1, or 0 for the default")
     given = {"max_new": max_new or None, "temperature": temperature, "seed": seed}
     changes = {name: value for name, value in given.items() if value is not None and value >= 0}
     if "max_new" in changes:

@@ -1,10 +1,12 @@
-"""Random parameters made in numpy: compiling the model's own initialisation takes seconds that few tests need."""
+"""Random parameters made in numpy, since compiling the model's own initialisation takes seconds, and their record."""
 
+import dataclasses
 from typing import Any
 
 import jax
 import numpy as np
 
+from t_elaine.checkpoints.layout import CheckpointMeta
 from t_elaine.model import llama
 from t_elaine.model.config import LlamaConfig
 
@@ -19,3 +21,17 @@ def random_params(config: LlamaConfig, seed: int = 0) -> Any:
         return (config.initializer_range * rng.standard_normal(shape.shape)).astype(np.float32)
 
     return jax.tree.map(leaf, llama.parameter_shapes(config), llama.parameter_roles(config))
+
+
+def meta_of(config: LlamaConfig, adapter: dict[str, Any] | None = None) -> CheckpointMeta:
+    """The record of a checkpoint that holds parameters alone, as an import makes it."""
+    return CheckpointMeta(
+        step=0,
+        tokens=0,
+        row=0,
+        vocabulary_sha256="v" * 64,
+        model=dataclasses.asdict(config),
+        config_hash="",
+        adapter=adapter,
+        has_optimizer=False,
+    )

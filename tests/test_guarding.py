@@ -123,5 +123,5 @@ def test_limits_by_group() -> None:
     assert [one["category"] for one in worst] == ["general", "textbook", "general"] and worst[0]["rise"] is None
     told = sentence(worst)
     assert told.startswith("forgotten: general text, en: not finite bits per byte, the parent has 1.0000")
-    assert "2 more past their limits: ja, textbook, general text, ja" in told
+    assert "2 more past their limits: ja, textbook; general text, ja" in told
     assert exceeded(child, parent, Forgetting(general=None)) == []

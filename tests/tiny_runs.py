@@ -20,8 +20,13 @@ TIMINGS = ("seconds", "tokens_per_second", "seconds_left", "mfu")
 GROUPS = [("en", "textbook"), ("ja", "guideline"), ("zh", "web text")]
 
 
-def make_store(folder: Path, documents: int = 150, seed: int = 0, vocabulary: str = "v" * 64) -> Path:
-    """A store of random documents in three languages; id 0 is special (no bytes), the others have 1 to 3 bytes."""
+def make_store(
+    folder: Path, documents: int = 150, seed: int = 0, vocabulary: str = "v" * 64, pairs: bool = False
+) -> Path:
+    """A store of random documents in three languages; id 0 is special (no bytes), the others have 1 to 3 bytes.
+
+    pairs: they are preferences, whose answers go up (chosen) and down (rejected).
+    """
     from t_elaine.data.store import Labels, Row, ShardWriter, write_manifest
     from t_elaine.paths import file_sha256
 
@@ -42,6 +47,7 @@ def make_store(folder: Path, documents: int = 150, seed: int = 0, vocabulary: st
             steps = rng.integers(1, 4, rng.integers(5, 60))
             tokens = (np.cumsum(steps) % (VOCABULARY - 1) + 1).astype(np.uint32)
             tokens[0] = 0
+            tokens, trained = pair(rng) if pairs else (tokens, None)
             language, category = GROUPS[i % 3]
             row = Row(
                 tokens=tokens,
@@ -51,12 +57,25 @@ def make_store(folder: Path, documents: int = 150, seed: int = 0, vocabulary: st
                 source=folder.name,
                 bytes=int(lengths[tokens].sum()),
                 text_hash=i,
+                trained=trained,
             )
             writer.add(row)
         path = writer.close()
         shards.append({"file": path.name, "split": split, "size": path.stat().st_size, "sha256": file_sha256(path)})
-    write_manifest(folder, {"name": folder.name, "groups": GROUPS, "vocabulary": identity, "shards": shards})
+    told = {"name": folder.name, "groups": GROUPS, "vocabulary": identity, "shards": shards}
+    write_manifest(folder, told | ({"pairs": True} if pairs else {}))
     return folder
+
+
+def pair(rng: np.random.Generator) -> tuple[np.ndarray, list[tuple[int, int]]]:
+    """Two dialogues that part at the answer, and where the answers are; short enough for rows of LENGTH."""
+    prompt, sizes = rng.integers(1, VOCABULARY, int(rng.integers(1, 4))), rng.integers(1, 5, 2)
+    halves = [
+        np.concatenate([prompt, (prompt[-1] + way * np.arange(1, size + 1)) % (VOCABULARY - 1) + 1])
+        for way, size in zip((1, -1), sizes, strict=True)
+    ]
+    border, n = len(halves[0]), len(prompt)
+    return np.concatenate(halves).astype(np.uint32), [(n, border), (border + n, border + len(halves[1]))]
 
 
 def settings(run_dir: Path | str, stores: list[Any], **changes: Any) -> dict[str, Any]:

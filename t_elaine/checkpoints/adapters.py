@@ -18,12 +18,15 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from t_elaine import paths
 from t_elaine.checkpoints import layout, reading, verify
+from t_elaine.checkpoints.arrays import named
 from t_elaine.checkpoints.layout import CheckpointMeta, read_meta
 from t_elaine.errors import UserError
+from t_elaine.model import llama
 from t_elaine.model import lora as adapting
 from t_elaine.model.config import LlamaConfig, from_record
 from t_elaine.model.lora import Lora, Matrix
 
+CORNER = 8
 # (path, layer, box) → the float32 values there; see `reading.tensor_reader`.
 Reader = Callable[[str, int | None, Sequence[slice] | None], np.ndarray]
 
@@ -34,6 +37,21 @@ def fingerprint(run_dir: paths.PathLike, step: int) -> str:
     own = {name: entry["sha256"] for name, entry in files.items() if name.startswith(f"{layout.PARAMS}/")}
     text = json.dumps([own, read_meta(run_dir, step).adapter], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def sample(run_dir: paths.PathLike, step: int) -> str:
+    """What tells a model from others wherever it lies: sha256 over a corner of every tensor, rounded to bfloat16.
+
+    A checkpoint, its float32 or bfloat16 export, and what an import makes of that have the same; training changes it.
+    """
+    config, read = from_record(read_meta(run_dir, step).model), whole_reader(run_dir, step)
+    digest = hashlib.sha256()
+    for path, leaf in sorted(named(llama.parameter_shapes(config)).items()):
+        layer = config.layers - 1 if path.startswith("layers/") else None
+        shape = leaf.shape if layer is None else leaf.shape[1:]
+        corner = read(path, layer, [slice(0, min(CORNER, size)) for size in shape])
+        digest.update(f"{path} {leaf.shape} ".encode() + corner.astype(jnp.bfloat16).tobytes())
+    return digest.hexdigest()
 
 
 def record(base: tuple[str, int], lora: Lora) -> dict[str, Any]:

@@ -26,6 +26,7 @@ COMPANIONS = {
     "recipes": "cpt.gin",
     "sweeps": "cpt.gin",
     "quickstart.gin": "cpt.gin",
+    "anneal.gin": "cpt.gin",
 }
 
 Known = dict[str, Callable[..., Any]]

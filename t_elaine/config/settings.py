@@ -44,6 +44,7 @@ DATACLASSES: tuple[str, ...] = (
     "t_elaine.training.lease:Lease",
     "t_elaine.training.watchdog:Watchdog",
     "t_elaine.training.start:Start",
+    "t_elaine.training.preference:Preference",
     "t_elaine.checkpoints.writing:Checkpointing",
     "t_elaine.data.mixture:Mixture",
     "t_elaine.data.mixture:Phase",

@@ -156,6 +156,12 @@ def seal(work: Work, reports: list[dict[str, Any]]) -> dict[str, Any]:
         raise too_many_rejected(documents, reasons, work.making.max_rejected_share, where)
     if not documents:
         raise UserError(f"task {work.task.name!r} yields no document", str(work.partial), "look at its sources")
+    pairs = sum(report.get("pairs", 0) for report in reports)
+    if pairs not in (0, documents):
+        what = (
+            f"of the {documents} documents of task {work.task.name!r}, {pairs} are preferences and the others are not"
+        )
+        raise UserError(what, str(work.partial), "make a task of each kind: they are trained by different runs")
     keep, duplicates = _duplicates(work)
     groups = sorted({(s.language, s.category) for s in work.task.sources})
     files = [*_train_files(work, keep, reports), *_validation_file(work, keep)]
@@ -171,6 +177,7 @@ def seal(work: Work, reports: list[dict[str, Any]]) -> dict[str, Any]:
         "counts": _counts([path for path, _, _ in files], groups, {p: split for p, split, _ in files}),
         "duplicates": {"texts": duplicates, "dropped": work.making.drop_duplicates},
         "quarantine": dict(sorted(reasons.items())),
+        **({"pairs": True} if pairs else {}),
         **({"system_turns_left_out": systems} if systems else {}),
         **({"exam_overlap": exam_filter.total(reports, work.making.exams)} if work.making.exams else {}),
         "shards": shards,

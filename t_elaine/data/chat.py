@@ -53,5 +53,5 @@ def check(turns: Sequence[Turn]) -> Turns:
         if one.role == other.role:
             raise ValueError(f"two turns of the {one.role} in a row: {number} and {number + 1}")
     if spoken[-1].role == USER:
-        raise ValueError("it ends on a user's turn: chat_forms.until_last_answer cuts such an end off")
+        raise ValueError("it ends on a user's turn: cut_open_end=True cuts such an end off")
     return tuple(turns)

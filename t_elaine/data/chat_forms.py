@@ -87,6 +87,13 @@ def marked(
     return _with_turns(fields, [*turns, Turn(ASSISTANT, _field(fields, answer))], False)
 
 
+def messages(fields: Fields, field: str) -> list[Turn]:
+    """Turns of OpenAI's form ({"role", "content"}) or ShareGPT's ({"from", "value"}), not checked."""
+    found = fields.get(field)
+    theirs = isinstance(found, list) and all(isinstance(one, dict) and "from" in one for one in found)
+    return _pairs(fields, field, ("from", "value") if theirs else ("role", "content"))
+
+
 def until_last_answer(turns: Sequence[Turn]) -> list[Turn]:
     """The turns up to the last of the assistant's: what a user says after it, nobody answers."""
     last = max((i for i, turn in enumerate(turns) if turn.role == ASSISTANT), default=-1)

@@ -320,21 +320,23 @@ class WholeRows:
             window = self._window(epoch, place)
             row = window.row_order[numbers[at] - self._epochs.edges(epoch)[1][place]]
             index, owner = ranges(window.edges[row], window.edges[row + 1] - window.edges[row])
-            documents = window.documents.take(index)
-            length = np.minimum(documents.length, self._capacity)
-            found.append(
-                Pieces(
-                    row=rows[at][owner],
-                    block=documents.block.astype(np.int64),
-                    start=documents.start,
-                    length=length,
-                    first=np.zeros(len(index), np.int64),
-                    document=documents.document.astype(np.int64),
-                    group=documents.group,
-                )
-            )
-            found.append(padding(rows[at], self._capacity - np.bincount(owner, length, len(row)).astype(np.int64)))
+            found.append(self._laid(window.documents.take(index), rows[at][owner]))
+            length = np.bincount(found[-1].row, found[-1].length, int(rows.max()) + 1)[rows[at]]
+            found.append(padding(rows[at], self._capacity - length.astype(np.int64)))
         return found
+
+    def _laid(self, documents: Documents, rows: np.ndarray) -> Pieces:
+        """Pieces of whole documents, document i to stand in row rows[i]."""
+        zeros = np.zeros(len(rows), np.int64)
+        return Pieces(
+            row=rows,
+            block=documents.block.astype(np.int64),
+            start=documents.start,
+            length=np.minimum(documents.length, self._capacity),
+            first=zeros,
+            document=documents.document.astype(np.int64),
+            group=documents.group,
+        )
 
 
 def padding(rows: np.ndarray, counts: np.ndarray) -> Pieces:

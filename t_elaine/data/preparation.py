@@ -17,7 +17,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from t_elaine.data import chat_tokens, exam_filter
+from t_elaine.data import chat_tokens, exam_filter, preference_tokens
 from t_elaine.data.chat import SYSTEM
 from t_elaine.data.chat_choice import choose
 from t_elaine.data.chat_jinja import check
@@ -70,11 +70,12 @@ class Shard:
 
 @dataclass(kw_only=True)
 class Tally:
-    """Counts of a shard: records set aside by reason, documents with exam items, system turns that had no place."""
+    """Counts of a shard: records set aside by reason, exam items, system turns that had no place, preferences."""
 
     rejected: Counter[str] = field(default_factory=Counter)
     overlaps: Counter[str] = field(default_factory=Counter)
     systems: int = 0
+    pairs: int = 0
 
 
 def plan_pieces(task: Task, data_root: str, shards: int) -> list[tuple[tuple[int, Piece], ...]]:
@@ -149,6 +150,7 @@ def prepare_shard(shard: Shard) -> dict[str, Any]:
         }
         with open(quarantine, "w", encoding="utf-8", newline="\n") as aside:
             for source, batch in _free_of_exams(shard, tally, aside):
+                tally.pairs += sum(bool(text.rejected) for text in batch)
                 for row, split in _rows(batch, source, shard, vocabulary):
                     writers[split].add(row)
                 documents += len(batch)
@@ -164,6 +166,7 @@ def prepare_shard(shard: Shard) -> dict[str, Any]:
     report = {"documents": documents, "rejected": dict(sorted(tally.rejected.items())), "sha256": digests}
     report |= {"exam_overlap": dict(tally.overlaps)} if shard.exams else {}
     report |= {"system_turns_left_out": tally.systems} if tally.systems else {}
+    report |= {"pairs": tally.pairs} if tally.pairs else {}
     write_json(shard.path("report.json"), report)
     fault_point("prepare.after_report")
     return report
@@ -222,11 +225,14 @@ def _spoken(item: Text | Rejected, shard: Shard, tally: Tally) -> Text | Rejecte
         return item
     template = template_of(shard)
     try:
-        parts = tuple(template.write(item.turns, False))
+        parts, against = tuple(template.write(item.turns, False)), item.rejected_parts
+        if item.rejected:
+            parts = preference_tokens.last_answer(parts, item.turns)
+            against = preference_tokens.last_answer(template.write(item.rejected, False), item.rejected)
     except ValueError as error:
         return Rejected(line=item.line, reason=str(error)[:SHOWN], shown=item.text[:SHOWN])
     tally.systems += item.turns[0].role == SYSTEM and not template.has_system
-    return replace(item, parts=parts)
+    return replace(item, parts=parts, rejected_parts=against)
 
 
 def template_of(shard: Shard) -> Template:
@@ -300,14 +306,17 @@ def _rows(batch: list[Text], source: Source, shard: Shard, vocabulary: Vocabular
 def _tokens(
     batch: list[Text], shard: Shard, vocabulary: Vocabulary
 ) -> Iterator[tuple[np.ndarray, list[tuple[int, int]] | None]]:
-    """Ids with framing, every one trained; of a conversation ids as the template has them, and trained ranges."""
+    """Ids with framing, every one trained; of conversations and pairs ids as the template has them, and ranges."""
     before, after = np.array(shard.before, np.uint32), np.array(shard.after, np.uint32)
     plain = iter(vocabulary.encode_batch([text.text for text in batch if not text.parts]))
-    spoken = [text.parts for text in batch if text.parts]
-    conversations = chat_tokens.encode(spoken, vocabulary, template_of(shard).apart) if spoken else iter(())
+    spoken = [text.parts for text in batch if text.parts and not text.rejected]
+    compared = [(text.parts, text.rejected_parts) for text in batch if text.rejected]
+    apart = bool(spoken or compared) and template_of(shard).apart
+    conversations = chat_tokens.encode(spoken, vocabulary, apart) if spoken else iter(())
+    pairs = preference_tokens.encode(compared, vocabulary, apart) if compared else iter(())
     for text in batch:
         if text.parts:
-            yield next(conversations)
+            yield next(pairs if text.rejected else conversations)
         else:
             tokens = next(plain)
             yield np.concatenate([before, tokens, after]) if len(before) or len(after) else tokens, None

@@ -14,6 +14,7 @@ from t_elaine.data.filling import Block, Pieces, empty_batch, fill, join
 from t_elaine.data.mixture import Mixture, rows_per_batch
 from t_elaine.data.order import source_seed
 from t_elaine.data.packing import SplitRows, WholeRows
+from t_elaine.data.pair_rows import PairRows, lay_reference
 from t_elaine.data.remote import LazyTokens, TokenCache
 from t_elaine.data.shares import Shares, make_shares
 from t_elaine.data.store import open_store
@@ -32,6 +33,8 @@ class StoreLike(Protocol):
     def groups(self) -> Sequence[tuple[str, str]]: ...
     @property
     def vocabulary(self) -> Mapping[str, Any]: ...
+    @property
+    def pairs(self) -> bool: ...
     def batches(self, split: str) -> Sequence[Block]: ...
 
 
@@ -63,6 +66,8 @@ class RowPlan:
     Attributes:
         groups: (language, category) pairs that the arrays `groups` of a batch count.
         vocabulary: the stores' common vocabulary.json.
+        pairs: the stores hold preferences: rows have the array `reference` too (`pair_rows`).
+        reference: float32 [documents, 2] for each block, what that array is filled with; None: zeros.
     """
 
     mixture: Mixture
@@ -72,6 +77,8 @@ class RowPlan:
     groups: list[tuple[str, str]]
     vocabulary: Mapping[str, Any]
     rows_per_batch: int
+    pairs: bool = False
+    reference: Sequence[np.ndarray] | None = None
 
     def locate(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Row numbers int64 [n] → (source int64 [n], which of its rows int64 [n])."""
@@ -95,15 +102,25 @@ class RowPlan:
         found: list[Pieces] = []
         for i in np.unique(source).tolist():
             at = np.flatnonzero(source == i)
-            shift = self.sources[i].first_block
-            for part in self.sources[i].rows.pieces(number[at], at):
-                found.append(replace(part, block=np.where(part.block >= 0, part.block + shift, -1)))
+            found += self.source_pieces(i, number[at], at)
         return join(found)
+
+    def source_pieces(self, source: int, numbers: np.ndarray, rows: np.ndarray) -> list[Pieces]:
+        """Pieces of the rows `numbers` of one source, to stand in rows `rows` of a batch."""
+        shift = self.sources[source].first_block
+        parts = self.sources[source].rows.pieces(numbers, rows)
+        return [replace(part, block=np.where(part.block >= 0, part.block + shift, -1)) for part in parts]
 
     def rows(self, rows: np.ndarray) -> Batch:
         """The rows `rows` (int64 [n]) as arrays [n, T] (see `filling.fill`)."""
-        batch = empty_batch(len(rows), self.mixture.sequence_length)
-        fill(batch, self.pieces(rows), self.blocks, pad_id(self.vocabulary))
+        return self.filled(self.pieces(rows), len(rows))
+
+    def filled(self, pieces: Pieces, count: int) -> Batch:
+        """The arrays [count, T] of rows that are made of these pieces."""
+        batch = empty_batch(count, self.mixture.sequence_length)
+        fill(batch, pieces, self.blocks, pad_id(self.vocabulary))
+        if self.pairs:
+            lay_reference(batch, pieces, self.reference)
         return batch
 
     def ask(self, rows: np.ndarray) -> None:
@@ -166,6 +183,7 @@ def plan_rows(mixture: Mixture, stores: Sequence[StoreLike]) -> RowPlan:
     """The plan over stores that are already open (or that a test has made up)."""
     batch_rows = rows_per_batch(mixture)
     check_stores(stores)
+    pairs = check_pairs(stores, mixture)
     groups = list(dict.fromkeys((language, category) for s in stores for language, category in s.groups))
     blocks: list[Block] = []
     sources = []
@@ -188,6 +206,7 @@ def plan_rows(mixture: Mixture, stores: Sequence[StoreLike]) -> RowPlan:
         groups=groups,
         vocabulary=stores[0].vocabulary,
         rows_per_batch=batch_rows,
+        pairs=pairs,
     )
 
 
@@ -198,9 +217,8 @@ def _source_rows(
     seed, length = source_seed(mixture.seed, store.name), mixture.sequence_length
     if mixture.packing == "whole":
         truncate = mixture.overlong == "truncate"
-        return WholeRows(
-            blocks, numbers, seed=seed, length=length, window_tokens=mixture.window_tokens, truncate=truncate
-        )
+        kind = PairRows if store.pairs else WholeRows
+        return kind(blocks, numbers, seed=seed, length=length, window_tokens=mixture.window_tokens, truncate=truncate)
     return SplitRows(blocks, numbers, seed=seed, length=length, window_tokens=mixture.window_tokens)
 
 
@@ -235,6 +253,19 @@ def check_stores(stores: Sequence[StoreLike]) -> None:
                 f"(sha256 {first.vocabulary['sha256'][:12]}…, {store.vocabulary['sha256'][:12]}…)"
             )
             raise UserError(what, "Mixture.stores", f"prepare {store.name!r} again with the vocabulary of the model")
+
+
+def check_pairs(stores: Sequence[StoreLike], mixture: Mixture) -> bool:
+    """Whether the stores hold preferences. UserError: only some of them do, or they would be cut into rows."""
+    pairs = [store.name for store in stores if store.pairs]
+    others = [store.name for store in stores if not store.pairs]
+    if pairs and others:
+        what = f"store {pairs[0]!r} holds preferences, {others[0]!r} does not"
+        raise UserError(what, "Mixture.stores", "train on preferences in a run of their own (dpo.gin)")
+    if pairs and mixture.packing != "whole":
+        what = f"store {pairs[0]!r} holds preferences, whose two dialogues share a row, undivided"
+        raise UserError(f"{what}; packing is {mixture.packing!r}", "Mixture.packing", "give 'whole' (dpo.gin does)")
+    return bool(pairs)
 
 
 def pad_id(vocabulary: Mapping[str, Any]) -> int:

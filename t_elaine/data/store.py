@@ -158,6 +158,11 @@ class Store:
     vocabulary: dict[str, Any]
     remote: Remote | None = None
 
+    @property
+    def pairs(self) -> bool:
+        """Whether its documents are preferences (`preference_tokens`)."""
+        return bool(self.manifest.get("pairs"))
+
     def batches(self, split: str = "train") -> list[DocBatch]:
         """The record batches of a split, in file order; an empty list where the store has no such split."""
         return [batch for name in self.files(split) for batch in self.file_batches(name, lazy=split == "train")]

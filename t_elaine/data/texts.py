@@ -41,14 +41,18 @@ class Text:
     Attributes:
         text: of a conversation, what it says.
         turns: of a conversation; of any other text none.
+        rejected: of a preference, the dialogue that is not preferred; `turns` are those of the chosen one.
         parts: what the chat template made of the turns.
+        rejected_parts: and of the rejected ones.
     """
 
     text: str
     id: str
     line: int
     turns: Turns = ()
+    rejected: Turns = ()
     parts: tuple[Part, ...] = ()
+    rejected_parts: tuple[Part, ...] = ()
 
 
 def describe(task: Task) -> dict[str, Any]:
@@ -137,13 +141,14 @@ def _several(result: Fields | Iterable[Fields] | None) -> list[Fields]:
 def checked(record: Record, source: Source) -> Text | Rejected:
     """A record as a document, or the reason why it cannot be one."""
     line, fields = record
-    turns: Turns = fields.get("turns", ())
+    turns, rejected = fields.get("turns", ()), fields.get("rejected_turns", ())
     if turns:
-        fields = {**fields, source.text: "\n".join(turn.text() for turn in turns)}
+        fields = {**fields, source.text: "\n".join(turn.text() for turn in (*turns, *rejected[-1:]))}
     reason = check_text(fields, source)
     if reason:
         shown = fields.get(source.text, fields)
         return Rejected(line=line, reason=reason, shown=str(shown)[:SHOWN])
     text, name = fields[source.text], fields.get(source.id)
     identity = f"{text_hash(text):016x}" if name in (None, "") else str(name)
-    return Text(text=text, id=identity.encode("utf-8", "replace").decode(), line=line, turns=turns)
+    name = identity.encode("utf-8", "replace").decode()
+    return Text(text=text, id=name, line=line, turns=turns, rejected=rejected)

@@ -22,7 +22,7 @@ from t_elaine import paths
 from t_elaine.data import overlap
 from t_elaine.data.doc_batch import DocBatch
 from t_elaine.data.exam_items import ExamItems
-from t_elaine.data.formats import read
+from t_elaine.data.formats import Rejected, read
 from t_elaine.data.lines import Piece
 from t_elaine.data.overlap import Hits, Index, Overlap
 from t_elaine.data.sources import Source
@@ -260,5 +260,10 @@ def written_out(batch: DocBatch, pieces: Sequence[bytes], private: Collection[st
 def _of_file(work: Work) -> Iterator[tuple[str, str]]:
     source = Source(name=work.place.name, files=(work.file,), language="", category="", licence="", url="")
     for n, record in enumerate(read(source, Piece(file=work.file, part=work.part, parts=work.parts))):
-        if isinstance(record, tuple) and isinstance(record[1].get("text"), str):
-            yield str(record[1].get("id") or f"{work.place.name}:{work.part}:{n}"), record[1]["text"]
+        if isinstance(record, Rejected) or not isinstance(record[1].get("text"), str):
+            # A text that is passed over would be an exam question that nobody had seen.
+            what = record.reason if isinstance(record, Rejected) else f"no text: its fields are {', '.join(record[1])}"
+            shown = record.shown if isinstance(record, Rejected) else str(record[1])
+            mend = "give each record a field `text`, or prepare a store of the file and name that"
+            raise UserError(f"a record of the file has {what}: {shown[:60]}", work.file, mend)
+        yield str(record[1].get("id") or f"{work.place.name}:{work.part}:{n}"), record[1]["text"]

@@ -13,6 +13,7 @@ import numpy as np
 from t_elaine.data.filling import empty_batch, fill, join
 from t_elaine.data.packing import cut, padding, read_documents
 from t_elaine.data.rows import Batch, StoreLike, check_stores, pad_id
+from t_elaine.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,10 +53,13 @@ def validation_rows(
         split: which split.
 
     Raises:
-        UserError: two stores of one name, or of different vocabularies.
+        UserError: two stores of one name, of different vocabularies, or of preferences.
     """
     check_stores(stores)
     for store in stores:
+        if store.pairs:
+            what = f"store {store.name!r} holds preferences: its pairs are no text to be read on"
+            raise UserError(what, store.name, "give stores of documents or conversations")
         numbers = np.array([list(groups).index((language, category)) for language, category in store.groups], np.int32)
         for i, group in enumerate(store.groups):
             found = _group_rows(store, i, numbers, length, max_tokens, split)

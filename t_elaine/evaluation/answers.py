@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from t_elaine import paths
 from t_elaine.errors import UserError
+from t_elaine.evaluation.appending import Keeper, whole_lines
 from t_elaine.evaluation.sitting import Sitting, prompt_sha256
 from t_elaine.generation.requests import NoAnswer
 from t_elaine.generation.sampling import Sampling
@@ -20,9 +20,6 @@ from t_elaine.generation.sampling import Sampling
 Write = Callable[[Sequence[str], Sampling], Iterator[tuple[int, str | None]]]
 """An engine: prompts and settings → (place of the prompt, its answer) in any order; None where it cannot answer, as a
 prompt longer than the context. It yields each answer as soon as it is finished."""
-
-# Answers between two uploads: an object store cannot append.
-UPLOADED = 64
 
 
 def file_name(sitting: Sitting, identity: Any) -> str:
@@ -60,7 +57,7 @@ def collect(
     missing = [place for place, item in enumerate(sitting.items) if item.line not in found]
     if not missing:
         return found
-    with _Keeper(path) as keep:
+    with Keeper(path) as keep:
         for place, answer in _naming(write, sitting, missing):
             item, prompt = sitting.items[missing[place]], sitting.prompts[missing[place]]
             if item.line in found:
@@ -92,11 +89,9 @@ def read(sitting: Sitting, path: str) -> dict[int, str | None]:
     Raises:
         UserError: a line that is no answer, unless it is the last, which a kill may have cut.
     """
-    if not paths.exists(path):
-        return {}
     wanted = dict(zip((item.line for item in sitting.items), map(prompt_sha256, sitting.prompts), strict=True))
     found = {}
-    for number, line in enumerate(_whole_lines(path), 1):
+    for number, line in enumerate(whole_lines(path), 1):
         try:
             entry = json.loads(line)
             if wanted.get(entry["line"]) == entry["prompt_sha256"]:
@@ -105,48 +100,3 @@ def read(sitting: Sitting, path: str) -> dict[int, str | None]:
             mend = "remove the file: its items are asked again"
             raise UserError(f"this is no kept answer: {error!r}", f"{path}:{number}", mend) from error
     return found
-
-
-def _whole_lines(path: str) -> list[str]:
-    with paths.open_file(path) as handle:
-        whole, newline, _ = bytes(handle.read()).rpartition(b"\n")
-    return whole.decode().split("\n") if newline else []
-
-
-class _Keeper:
-    """Adds lines to a file, so that each is safe at once on a disk, and at the latest at the end in an object store."""
-
-    def __init__(self, path: str) -> None:
-        self.path, self.waiting = path, 0
-        self.lines = _whole_lines(path) if paths.exists(path) else []
-        self.handle: Any = None
-
-    def __enter__(self) -> Callable[[str], None]:
-        if not paths.is_remote(self.path):
-            paths.make_folder(self.path.rpartition("/")[0] or ".")
-            paths.write_text(self.path, self._text())  # without the line that a kill has cut
-            self.handle = paths.open_file(self.path, "ab")
-        return self._keep
-
-    def _keep(self, line: str) -> None:
-        if self.handle:
-            self.handle.write(line.encode())
-            self.handle.flush()
-            return
-        self.lines.append(line.rstrip("\n"))
-        self.waiting += 1
-        if self.waiting >= UPLOADED:
-            self._upload()
-
-    def _upload(self) -> None:
-        self.waiting = 0
-        paths.write_text(self.path, self._text())
-
-    def _text(self) -> str:
-        return "".join(line + "\n" for line in self.lines)
-
-    def __exit__(self, *_: object) -> None:
-        if self.handle:
-            self.handle.close()
-        elif self.waiting:
-            self._upload()

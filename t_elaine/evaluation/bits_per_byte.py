@@ -9,18 +9,22 @@ predicted: `unpredicted` counts such tokens. For a store of conversations only t
 denominator is the bytes of those tokens. Two vocabularies give comparable figures; two rules of cutting do not.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import log
+from typing import Any
 
 import numpy as np
 
 from t_elaine.data.store import DocBatch, Store
 from t_elaine.errors import UserError
 from t_elaine.evaluation.engines import Engine, score
+from t_elaine.evaluation.parts import NONE, Parts
+from t_elaine.evaluation.progress import Done
 
-# Documents whose pieces are held at once.
-WINDOW_TOKENS = 1 << 21
+# Documents that are packed together and kept together.
+WINDOW_TOKENS = 1 << 18
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +70,9 @@ def documents(store: Store, split: str, limit: int = 0) -> list[Document]:
     Raises:
         UserError: the store holds no document in that split.
     """
+    if store.pairs:
+        mend = "give stores of documents or conversations; what a run learned of pairs stands in its metrics.jsonl"
+        raise UserError("the store holds preferences: its pairs are no text to be read on", str(store.folder), mend)
     found = [document for batch in store.batches(split) for document in _documents(batch, store.groups)]
     if not found:
         mend = "prepare it with a larger validation_share"
@@ -106,7 +113,8 @@ def measure(
     held: Sequence[Document],
     special: np.ndarray,
     byte_lengths: np.ndarray,
-    done: Callable[[int], None] = lambda tokens: None,
+    done: Done = lambda tokens: None,
+    parts: Parts = NONE,
 ) -> Held:
     """Score documents.
 
@@ -117,24 +125,42 @@ def measure(
         special: bool [size], which ids are special.
         byte_lengths: int32 [size], bytes of each id; used for documents of which only spans count.
         done: told the targets of each batch.
+        parts: what an earlier start found, a window of documents each.
     """
-    nats, tokens, sizes = np.zeros(len(held)), np.zeros(len(held), np.int64), np.zeros(len(held), np.int64)
-    unpredicted = 0
+    found: dict[str, list[Any]] = {"nats": [], "tokens": [], "bytes": [], "unpredicted": []}
     for first, window in _windows(held):
-        pieces = [piece for document in window for piece in cut(document.tokens, engine.length)]
-        results = score(engine, pieces, done)
-        for i, document in enumerate(window, first):
-            count = len(cut(document.tokens, engine.length))
-            nll = np.concatenate([next(results) for _ in range(count)]).astype(np.float64)
-            counted = ~special[document.tokens]
-            if document.scored is not None:
-                counted &= document.scored
-            unpredicted += int(counted[:1].sum())
-            nats[i], tokens[i] = nll[counted[1:]].sum(), counted[1:].sum()
-            whole = document.scored is None
-            sizes[i] = document.bytes if whole else byte_lengths[document.tokens[1:][counted[1:]]].sum()
-    groups = [document.group for document in held]
-    return Held(store=store_name, groups=groups, nats=nats, tokens=tokens, bytes=sizes, unpredicted=unpredicted)
+        targets = sum(len(piece) - 1 for document in window for piece in cut(document.tokens, engine.length))
+        make = partial(_window, engine, window, special, byte_lengths, done)
+        for name, values in parts.take(f"{store_name}, documents from {first}", make, targets, done).items():
+            found[name] += values
+    return Held(
+        store=store_name,
+        groups=[document.group for document in held],
+        nats=np.array(found["nats"], np.float64),
+        tokens=np.array(found["tokens"], np.int64),
+        bytes=np.array(found["bytes"], np.int64),
+        unpredicted=sum(found["unpredicted"]),
+    )
+
+
+def _window(
+    engine: Engine, window: Sequence[Document], special: np.ndarray, byte_lengths: np.ndarray, done: Done
+) -> dict[str, list[Any]]:
+    """Nats, tokens, bytes and unpredicted tokens of each document."""
+    found: dict[str, list[Any]] = {"nats": [], "tokens": [], "bytes": [], "unpredicted": []}
+    pieces = [cut(document.tokens, engine.length) for document in window]
+    results = score(engine, [piece for of_one in pieces for piece in of_one], done)
+    for document, of_one in zip(window, pieces, strict=True):
+        nll = np.concatenate([next(results) for _ in of_one]).astype(np.float64)
+        counted = ~special[document.tokens]
+        if document.scored is not None:
+            counted &= document.scored
+        whole = document.scored is None
+        found["unpredicted"].append(int(counted[:1].sum()))
+        found["nats"].append(float(nll[counted[1:]].sum()))
+        found["tokens"].append(int(counted[1:].sum()))
+        found["bytes"].append(document.bytes if whole else int(byte_lengths[document.tokens[1:][counted[1:]]].sum()))
+    return found
 
 
 def _windows(held: Sequence[Document]) -> Iterator[tuple[int, list[Document]]]:

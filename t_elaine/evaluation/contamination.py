@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from t_elaine import paths
+from t_elaine import parentage, paths
 from t_elaine.checkpoints import layout, reading
 from t_elaine.data import exam_items, trained_texts
 from t_elaine.data.exam_items import ExamItems
@@ -37,7 +37,7 @@ class Trained:
 
 
 def trained_on(model: Model, given: Sequence[str], wanted: bool = True) -> Trained:
-    """The stores and files of a model's training: those given, else those of its run's record and of earlier runs'.
+    """The stores and files of a model's training: those given, else those in the records of its run and earlier ones.
 
     Raises:
         UserError: a place that was given is not there.
@@ -48,24 +48,32 @@ def trained_on(model: Model, given: Sequence[str], wanted: bool = True) -> Train
         return Trained(places=_different([trained_texts.open_place(path) for path in given]), why="", base="")
     if model.kind != "run":
         return Trained(places=(), why="not known: this folder does not say what it was trained on", base="")
-    places: list[Place] = []
-    run_dir, step = reading.resolve(model.path)
-    while True:
-        record = paths.join(run_dir, "data.json")
-        if not paths.exists(record):
-            break
-        for name, store in json.loads(paths.read_text(record)).items():
-            places.append(Place(name=name, path=store["folder"], digest=store["manifest_sha256"], is_store=True))
-        parent = layout.read_meta(run_dir, step).parent
-        if parent is None:
-            return Trained(places=_different(places), why="", base="")
-        try:
-            run_dir, step = reading.resolve(parent)
-        except UserError:
-            break  # a name of the hub, or a folder that is no more
+    places, told = _recorded(model.path)
     if not places:
         return Trained(places=(), why="not known: the run has no record of its stores (data.json)", base="")
-    return Trained(places=_different(places), why="", base="what the model it began from had read is not known")
+    return Trained(
+        places=_different(places), why="", base="" if told else "what the model it began from had read is not known"
+    )
+
+
+def _recorded(path: str) -> tuple[list[Place], bool]:
+    """The stores of a run, of the runs it began from and of those it was merged from; whether that is all it read."""
+    try:
+        run_dir, step = reading.resolve(path)
+    except UserError:
+        return [], False  # a name of the hub, a folder in another format, or one that is no more
+    record, merged = paths.join(run_dir, "data.json"), paths.join(parentage.folder(run_dir), parentage.MERGE)
+    parent = layout.read_meta(run_dir, step).parent
+    own, before = list[Place](), [] if parent is None else [parent]
+    if paths.exists(record):
+        for name, store in json.loads(paths.read_text(record)).items():
+            own.append(Place(name=name, path=store["folder"], digest=store["manifest_sha256"], is_store=True))
+    elif parent is None and paths.exists(merged):
+        before = [one["path"] for one in json.loads(paths.read_text(merged))["parents"]]
+    elif parent is None:
+        return [], False  # an imported model
+    found = [_recorded(one) for one in before]
+    return [*own, *(place for places, _ in found for place in places)], all(told for _, told in found)
 
 
 def _different(places: Sequence[Place]) -> tuple[Place, ...]:

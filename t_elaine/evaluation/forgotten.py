@@ -20,13 +20,19 @@ def check(limits: Forgetting | None, material: Material, models: int) -> None:
     """Raise UserError, before anything is scored, where there is nothing to hold against the limits."""
     if limits is None:
         return
-    groups = [tuple(group) for store in material.stores for group in store.groups]
+    groups = {document.group for held in material.held for document in held}
     if models < 2 or not groups:
         what = "the guard compares held-out text with a parent's: " + ("no parent" if models < 2 else "no store")
         raise UserError(f"{what} is given", "evaluate.forgetting", "give --parent=… and --stores=FOLDER,…")
-    if not any(limits.limit((group[0], group[1])) is not None for group in groups):
-        mend = "give a store of general text (category general), or a limit Forgetting.others"
-        raise UserError("no group of the held-out text has a limit", "evaluate.forgetting", mend)
+    general = {group[1] == forgetting.GENERAL for group in groups}
+    if limits.general is None and limits.others is None:
+        raise UserError("the guard has no limit", "evaluate.forgetting", "give Forgetting.general, as 0.02")
+    if limits.general is not None and True not in general:
+        mend = "give a store of general text (category general) with --stores, or Forgetting.general = None"
+        raise UserError("there is a limit for general text, and no general text", "Forgetting.general", mend)
+    if limits.others is not None and False not in general:
+        mend = "give a store of other text with --stores, or Forgetting.others = None"
+        raise UserError("there is a limit for other text, and no other text", "Forgetting.others", mend)
 
 
 def judge(result: dict[str, Any], limits: Forgetting | None, path: str, console: Console) -> int:

@@ -1,6 +1,7 @@
-"""The scores of a model that is finished, kept beside the result to come: a killed evaluation goes on from there.
+"""The scores of models, kept beside the result to come: a killed evaluation goes on from there.
 
-One file a model, named by all that its scores depend on; all of them go when the result stands. It scores nothing.
+A file for each finished model and one of the parts of each begun one (`parts.py`), named by all that scores
+depend on; all of them go when the result stands. It scores nothing.
 """
 
 import json
@@ -16,9 +17,11 @@ from t_elaine import paths
 from t_elaine.evaluation import runner
 from t_elaine.evaluation.bits_per_byte import Held
 from t_elaine.evaluation.engines import Model
-from t_elaine.evaluation.runner import ExamScores, Judged, Material
+from t_elaine.evaluation.options import ExamScores
+from t_elaine.evaluation.parts import kept_parts
+from t_elaine.evaluation.runner import Judged, Material
 
-MARK = ".scores-"
+MARK, PARTS = ".scores-", ".parts"
 
 
 def all_judged(
@@ -26,7 +29,7 @@ def all_judged(
     models: Sequence[Model],
     material: Material,
     settings: dict[str, Any],
-    judge: Callable[[Model, Material], Judged],
+    judge: Callable[..., Judged],
     console: Console,
 ) -> list[Judged]:
     """Each model judged, now or by an earlier start; see `kept_or_judged`."""
@@ -40,7 +43,7 @@ def kept_or_judged(
     model: Model,
     material: Material,
     settings: dict[str, Any],
-    judge: Callable[[], Judged],
+    judge: Callable[..., Judged],
     console: Console,
 ) -> Judged:
     """What an earlier start measured on this model, else what `judge` finds; that is kept.
@@ -49,14 +52,15 @@ def kept_or_judged(
         path: of the result to come.
         model, material: what is judged on what.
         settings: what else scores depend on (length of rows, dtype), not what is computed from them.
-        judge: measures.
+        judge: measures; given `parts`, those of this model's scores that are there.
         console: told of scores that were kept.
     """
     file = _file(path, runner.digest(runner.identity(material, [model], settings)))
     if paths.exists(file):
         console.print(f"{model.path}: scored by an earlier start", highlight=False, soft_wrap=True)
         return _read(file, model)
-    found = judge()
+    with kept_parts(file + PARTS) as parts:
+        found = judge(parts=parts)
     scores = {"held": [asdict(held) for held in found.held], "exams": [asdict(exam) for exam in found.exams]}
     paths.write_text(file, json.dumps(scores, default=lambda array: array.tolist()))
     return found

@@ -10,6 +10,8 @@ from typing import Any
 from t_elaine.evaluation import benchmarks, jmedllm, mmedbench, official
 from t_elaine.evaluation.sitting import Sitting
 
+# The table of each template: one has accuracies, the other BLEU-1 and ROUGE-1 alone.
+MMEDBENCH = {mmedbench.ANSWER: "accuracy", mmedbench.RATIONALE: "rationale"}
 ELAINE = "https://github.com/aistairc/medLLM_QA_benchmark"
 
 
@@ -19,10 +21,10 @@ def row(sitting: Sitting) -> dict[str, str] | None:
     MMedBench's files cannot be told from others here: as many items as its figures are of must do.
     """
     family, _, template = sitting.protocol.partition(":")
-    if family == mmedbench.NAME and template == mmedbench.ANSWER:
+    if family == mmedbench.NAME:
         column = sitting.exam.name.partition("/")[2]
         sized = len(sitting.items) == sitting.rules.data["items"][column]
-        return {"table": "mmedlm/mmedbench_accuracy", "column": column} if sized else None
+        return {"table": f"mmedlm/mmedbench_{MMEDBENCH[template]}", "column": column} if sized else None
     if not sitting.exam.published or not whole(sitting):
         return None
     if family == official.NAME and benchmarks.named(sitting.exam.name).repository == ELAINE:

@@ -15,10 +15,10 @@ import numpy as np
 from t_elaine import paths
 from t_elaine.data.store import open_store, verify_store
 from t_elaine.data.vocabulary import Vocabulary
-from t_elaine.evaluation import bits_per_byte, protocols, runner, suites, summary
+from t_elaine.evaluation import bits_per_byte, options, protocols, runner, suites, summary
 from t_elaine.evaluation.bits_per_byte import Document, Held
 from t_elaine.evaluation.engines import make_engine
-from t_elaine.evaluation.runner import ExamScores
+from t_elaine.evaluation.options import ExamScores
 from t_elaine.evaluation.suites import Suite
 from t_elaine.generation import engine as writing
 from t_elaine.generation.requests import Request
@@ -144,7 +144,7 @@ def measure(
     sizes, protocol = vocabulary.byte_lengths(), protocols.load_protocol(runner.LIKELIHOOD)
     held = [bits_per_byte.measure(scorer, name, group, special, sizes) for name, group in texts.held.items()]
     exams = [
-        runner.sit(scorer, suite, runner.exam_requests(vocabulary, suite, protocol, texts.before, length))
+        options.sit(scorer, suite, options.exam_requests(vocabulary, suite, protocol, texts.before, length))
         for suite in texts.suites
     ]
     del scorer

@@ -22,12 +22,14 @@ from t_elaine.checkpoints import reading
 from t_elaine.data.store import Store, open_store, verify_store
 from t_elaine.data.vocabulary import Vocabulary
 from t_elaine.errors import UserError
-from t_elaine.evaluation import bits_per_byte, mmedbench_files, protocols, scoring, suites
+from t_elaine.evaluation import bits_per_byte, mmedbench_files, protocols, suites
 from t_elaine.evaluation.bits_per_byte import Document, Held
-from t_elaine.evaluation.engines import SERVED, Engine, Model, make_engine, score
+from t_elaine.evaluation.engines import SERVED, Engine, Model, make_engine
 from t_elaine.evaluation.exams import check_protocols, load, sittings
-from t_elaine.evaluation.progress import Done, progress
-from t_elaine.evaluation.protocols import LikelihoodProtocol, Request
+from t_elaine.evaluation.options import ExamScores, exam_requests, sit
+from t_elaine.evaluation.parts import NONE, Parts
+from t_elaine.evaluation.progress import progress
+from t_elaine.evaluation.protocols import LikelihoodProtocol
 from t_elaine.evaluation.sitting import Sitting
 from t_elaine.evaluation.suites import Suite
 from t_elaine.model.config import ComputeConfig
@@ -47,15 +49,6 @@ class Material:
     protocol: LikelihoodProtocol
     limit: int
     sittings: tuple[Sitting, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExamScores:
-    """A model's scores on one exam: by way of scoring, a list of options' scores a question; prompts that were cut."""
-
-    scores: dict[str, list[list[float]]]
-    cut: int
-    first_prompt_ids: list[int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +83,8 @@ def gather(
     """
     if not stores and not (exams and ways):
         raise UserError("there is nothing to judge by", "evaluate", "give --stores=FOLDER,… or --exams=samples/en,…")
+    if limit < 0:
+        raise UserError(f"limit is {limit}", "evaluate.limit", "give a number of items, or 0 for all")
     written = [way for way in ways if way != LIKELIHOOD]
     check_protocols(written)
     for spec in exams if LIKELIHOOD in ways else ():
@@ -120,6 +115,7 @@ def judge(
     length: int,
     console: Console,
     other: Callable[[Model], AbstractContextManager[Engine]] | None = None,
+    parts: Parts = NONE,
 ) -> Judged:
     """Load a model and score everything; its parameters are freed at the end.
 
@@ -129,6 +125,7 @@ def judge(
         mesh, compute, batch_rows, length: of our own engine.
         console: for progress.
         other: opens the model in another engine instead.
+        parts: of the scores, from an earlier start.
 
     Raises:
         UserError: a store was made with another vocabulary, or the model cannot take rows of this length.
@@ -148,10 +145,10 @@ def judge(
     opened = nullcontext(made(model.load(mesh))) if other is None else other(model)
     with opened as engine, progress(console, f"scoring {model.path}", total) as done:
         held = [
-            bits_per_byte.measure(engine, store.name, documents, special, byte_lengths, done)
+            bits_per_byte.measure(engine, store.name, documents, special, byte_lengths, done, parts)
             for store, documents in zip(material.stores, material.held, strict=True)
         ]
-        scored = [sit(engine, suite, exam, done) for suite, exam in zip(material.suites, exams, strict=True)]
+        scored = [sit(engine, suite, exam, done, parts) for suite, exam in zip(material.suites, exams, strict=True)]
     return Judged(model=model, held=held, exams=scored)
 
 
@@ -163,59 +160,12 @@ def check_vocabulary(store: Store, model: Model) -> None:
         raise UserError(what, str(store.folder), "prepare the held-out text again with this model's vocabulary")
 
 
-@dataclass(frozen=True, kw_only=True)
-class ExamRequests:
-    """The requests of one exam: by way of asking, a list of options' requests a question."""
-
-    ways: dict[str, list[list[Request]]]
-
-    def flat(self) -> list[Request]:
-        return [request for questions in self.ways.values() for options in questions for request in options]
-
-
 def begins(material: Material, vocabulary: Vocabulary) -> list[int]:
     """Ids that stand before a prompt: what stands before the stores' documents, else the vocabulary's BOS if any."""
     for store in material.stores:
         if "framing" in store.manifest:
             return [int(i) for i in store.manifest["framing"]["ids"][0]]
     return [] if vocabulary.bos is None else [vocabulary.bos]
-
-
-def exam_requests(
-    vocabulary: Vocabulary, suite: Suite, protocol: LikelihoodProtocol, before: Sequence[int], length: int
-) -> ExamRequests:
-    """Token rows of an exam for a vocabulary, with the ids `before` in front of each prompt."""
-    ways: dict[str, list[list[Request]]] = {}
-    for way in protocols.WAYS:
-        ways[way] = [
-            protocols.requests(
-                vocabulary,
-                *protocols.texts(protocol, way, suite.language, question),
-                before=before,
-                length=length,
-            )
-            for question in suite.questions
-        ]
-    return ExamRequests(ways=ways)
-
-
-def sit(engine: Engine, suite: Suite, exam: ExamRequests, done: Done = lambda tokens: None) -> ExamScores:
-    """Score an exam: log-likelihoods of all options, then the three scores a question."""
-    flat = exam.flat()
-    results = score(engine, [request.tokens for request in flat], done)
-    likelihood: dict[str, list[list[float]]] = {}
-    for way, questions in exam.ways.items():
-        likelihood[way] = [
-            [-float(next(results)[request.start - 1 :].astype(np.float64).sum()) for request in options]
-            for options in questions
-        ]
-    scores: dict[str, list[list[float]]] = {}
-    for i in range(len(suite.questions)):
-        options = exam.ways["text"][i]
-        made = scoring.option_scores({way: likelihood[way][i] for way in likelihood}, [r.bytes for r in options])
-        for name, values in made.items():
-            scores.setdefault(name, []).append(values)
-    return ExamScores(scores=scores, cut=sum(request.cut for request in flat), first_prompt_ids=flat[0].tokens.tolist())
 
 
 def identity(material: Material, models: Sequence[Model], settings: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,8 @@ import numpy as np
 from t_elaine.evaluation import contamination, protocols, published, scoring
 from t_elaine.evaluation.bits_per_byte import Held
 from t_elaine.evaluation.items import LETTERS, spread
-from t_elaine.evaluation.runner import LIKELIHOOD, ExamScores, Judged, Material
+from t_elaine.evaluation.options import ExamScores
+from t_elaine.evaluation.runner import LIKELIHOOD, Judged, Material
 from t_elaine.evaluation.scoring import Interval
 from t_elaine.evaluation.suites import Suite
 

@@ -53,12 +53,14 @@ class Manners:
         names: what a template may name: bos_token, eos_token … → their text.
         end_ids: of generation_config.json, the vocabulary's EOS, and ENDS.
         before: ids that its tokenizer puts before a text.
+        learnt: name of the template of the conversations that it was trained on last; "" if there were none.
     """
 
     chat_template: str
     names: Mapping[str, str]
     end_ids: tuple[int, ...]
     before: tuple[int, ...]
+    learnt: str = ""
 
 
 def read_manners(folders: Sequence[str], vocabulary: Coder) -> Manners:
@@ -80,6 +82,7 @@ def read_manners(folders: Sequence[str], vocabulary: Coder) -> Manners:
         names=token_names(config),
         end_ids=tuple(sorted(set(named))),
         before=_before(folders, config, vocabulary),
+        learnt=next((s["template"]["name"] for s in _json(folders, "data.json").values() if "template" in s), ""),
     )
 
 

@@ -20,12 +20,13 @@ OWN, NONE = "chat", "none"
 
 
 def choose(name: str, vocabulary: Coder, manners: Manners) -> tuple[str, Template]:
-    """The template called so, and its name; "" takes the model's own, or none where it has none.
+    """The template called so, and its name; "" takes that of its training, the model's own, or none where it has none.
 
     Raises:
         UserError: no such template, or this model cannot use it.
     """
-    name = name or (OWN if manners.chat_template else NONE)
+    learnt = "" if manners.learnt.endswith(".jinja") else manners.learnt  # a file of its own is given again
+    name = name or learnt or (OWN if manners.chat_template else NONE)
     if name == NONE:
         return name, lambda messages: _none(messages, vocabulary, manners)
     if name != OWN:
@@ -34,7 +35,7 @@ def choose(name: str, vocabulary: Coder, manners: Manners) -> tuple[str, Templat
         now = datetime.datetime.now()
         template = chat_jinja.own(manners.chat_template, manners.names, vocabulary, now=now)
     else:
-        mend = "give --template=none or elaine, or put chat_template.jinja beside the tokenizer"
+        mend = "give --template=none, chatml, plain …, or put chat_template.jinja beside the tokenizer"
         raise UserError("this model has no chat template", "generate.template", mend)
     return name, lambda messages: _written(messages, vocabulary, template)
 

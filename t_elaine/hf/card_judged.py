@@ -17,7 +17,8 @@ GENERAL = "general"
 
 
 def results(run_dir: str, meta: CheckpointMeta) -> list[dict[str, Any]]:
-    """The results of `evaluate` in RUN_DIR/evaluation whose model is this checkpoint."""
+    """The results of `evaluate` in RUN_DIR/evaluation whose model is this checkpoint; those of a part (`limit`) only
+    where there are no whole ones."""
     folder, found = paths.join(run_dir, "evaluation"), []
     for name in sorted(name for name in paths.listing(folder) if name.endswith(".json")):
         try:
@@ -27,7 +28,8 @@ def results(run_dir: str, meta: CheckpointMeta) -> list[dict[str, Any]]:
         child = content.get("models", {}).get("child", {}) if isinstance(content, dict) else {}
         if child.get("kind") == "run" and child.get("step") == meta.step:
             found.append(content)
-    return found
+    whole = [content for content in found if not content.get("identity", {}).get("limit")]
+    return whole or found
 
 
 def evaluation_section(run_dir: str, meta: CheckpointMeta, say: dict[str, Any]) -> str:
@@ -45,9 +47,16 @@ def _held_out(run_dir: str, meta: CheckpointMeta, say: dict[str, Any]) -> Iterat
         for text in paths.read_text(paths.join(run_dir, name)).split("\n"):
             if '"kind": "validation"' in text and f'"step": {meta.step},' in text and text.endswith("}"):
                 line = json.loads(text)
-    if line is not None:
-        rows = [[name, f"{v['bits_per_byte']:.4f}", f"{v['tokens']:,}"] for name, v in line["language"].items()]
+    if line is None:
+        return
+    told = {name: v for name, v in line["language"].items() if v["bits_per_byte"] is not None}
+    rows = [[name, f"{v['bits_per_byte']:.4f}", f"{v['tokens']:,}"] for name, v in told.items()]
+    if rows:
         yield f"{say['held']}\n\n{table(say['held_header'], rows)}"
+    pairs = {name: v for name, v in line["language"].items() if v.get("margin") is not None}
+    rows = [[name, f"{v['pairs']:,}", f"{100 * v['accuracy']:.1f}", f"{v['margin']:.3f}"] for name, v in pairs.items()]
+    if rows:
+        yield f"{say['held_pairs']}\n\n{table(say['held_pairs_header'], rows)}"
 
 
 def _sides(found: dict[str, Any]) -> tuple[str, ...]:

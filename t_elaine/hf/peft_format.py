@@ -23,6 +23,7 @@ from t_elaine.model.config import LlamaConfig
 from t_elaine.model.lora import HF_GROUPS, Lora, Matrix, adapter_shapes, from_record, matrices, targets
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+BASE = "base.json"  # ours, which PEFT does not read
 PARTS = {"down": "lora_A.weight", "up": "lora_B.weight", "magnitude": "lora_magnitude_vector"}
 # What would make the adapters compute something else than ours do, by its harmless values.
 HARMLESS: dict[str, tuple[Any, ...]] = {
@@ -74,6 +75,9 @@ def export_adapter(checkpoint: str, to: str, overwrite: bool = False, say: Calla
         origin = side_files.origin_record(run_dir) or meta.adapter["base"]
         values = to_peft(config, lora, origin.partition("@")[0] if hub.is_name(origin.partition("@")[0]) else None)
         (folder / CONFIG).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+        base = adapters.base_of(meta.adapter, where)
+        told = {"base": origin, "sample": adapters.sample(*base)}
+        (folder / BASE).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
         infos = tensors.read_header(folder / WEIGHTS)
         if any(tensors.read(infos[key]).tobytes() != array.tobytes() for key, array in arrays.items()):
             raise UserError("the file does not hold what was written", to, "look at this disk")
@@ -130,6 +134,7 @@ def import_adapter(
     meta = reading.read_meta(run_dir, step)
     config = config_of(meta)
     lora, infos = read_folder(folder, config)
+    _check_base(folder, (run_dir, step))
     params = _tree(config, lora, infos)
     record = adapters.record((run_dir, step), lora)
     meta = dataclasses.replace(
@@ -142,6 +147,20 @@ def import_adapter(
                 folders.copy_into(Path(paths.brought_here(source)), str(building / part), last)
         writing.save_params(str(building), 0, params, meta)
     say(f"imported adapters of rank {lora.rank} on {', '.join(lora.targets)} from {folder} to {to}")
+
+
+def _check_base(folder: Path, base: tuple[str, int]) -> None:
+    """Refuse another base than the adapters' own, where their folder says which that is."""
+    if not (folder / BASE).is_file():
+        return
+    told = json.loads((folder / BASE).read_text(encoding="utf-8"))
+    found = adapters.sample(*base)
+    if told["sample"] != found:
+        what = (
+            f"the adapters are for the base {told['base']} with the fingerprint {told['sample']}, this one has {found}"
+        )
+        mend = f"give the base that they were trained beside; if it is only rounded otherwise, remove {BASE}"
+        raise UserError(what, layout.step_dir(*base), mend)
 
 
 def read_folder(folder: Path, config: LlamaConfig) -> tuple[Lora, dict[str, tensors.TensorInfo]]:

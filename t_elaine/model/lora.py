@@ -5,7 +5,7 @@ the frozen base has matrices [L,in,out] in the dtype it is kept in. The arithmet
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
@@ -130,8 +130,14 @@ def _sides(name: str) -> tuple[str, str]:
 
 def targets(config: LlamaConfig, lora: Lora) -> list[Matrix]:
     """The matrices that get an adapter."""
-    chosen = lambda m: any(fnmatchcase(name, pattern) for pattern in lora.targets for name in m.names)  # noqa: E731
-    return [matrix for matrix in matrices(config) if chosen(matrix)]
+    chosen = target_names(lora.targets)
+    return [matrix for matrix in matrices(config) if matrix.name in chosen]
+
+
+def target_names(patterns: Sequence[str]) -> list[str]:
+    """Our names of the matrices that patterns choose, in their order: "all-linear" and a list of all are the same."""
+    chosen = lambda m: any(fnmatchcase(name, pattern) for pattern in patterns for name in m.names)  # noqa: E731
+    return [name for group, name in MATRICES if chosen(Matrix(group, name, 1, 1, ("", "")))]
 
 
 class Leaf(NamedTuple):

@@ -80,7 +80,7 @@ def compile_step(step: Step, shape: tuple[int, int, int]) -> Compiled | TooLarge
         UserError: the compiler refuses an option, or the program for another reason than its size.
     """
     begun = time.perf_counter()
-    lowered = step.run.lower(step.state_shapes, batch_shapes(*shape, step.batch_sharding))
+    lowered = step.run.lower(step.state_shapes, batch_shapes(*shape, step.batch_sharding, step.arrays))
     clear_dumps()
     prefix = f"{DUMPS}{os.getpid()}-"
     with tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as folder, compiled_anew():

@@ -35,7 +35,7 @@ def machines(
     """
     need, where = question.needs(), question.topology
     a_host, steps = where.devices // where.hosts, math.ceil(question.run_tokens / question.tokens)
-    each = state_bytes(question.model, question.first_moment_dtype, question.lora)
+    each = state_bytes(question.model, question.first_moment_dtype, question.lora, question.averaged)
     # The one that is being written is whole before the oldest goes.
     newest = min(keep + 1, math.ceil(steps / every))
     permanent = steps // permanent_every if permanent_every else 0

@@ -31,6 +31,7 @@ class Question:
         price: of one chip and hour, in any currency; None: not told.
         groups: groups of the per-group loss that are assumed.
         first_moment_dtype: of AdamW.
+        averaged: whether a running average of what is trained is kept beside it.
         lora: adapters beside a frozen model; None: the model is trained.
         options: XLA's.
         assumed: what estimates rest on.
@@ -47,6 +48,7 @@ class Question:
     price: float | None = None
     groups: int = 18
     first_moment_dtype: str = "float32"
+    averaged: bool = False
     lora: Lora | None = None
     options: Mapping[str, str] = dataclasses.field(default_factory=dict)
     assumed: Assumptions
@@ -89,7 +91,7 @@ class Question:
         mesh: Any = AbstractMesh(tuple(self.mesh.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES))
         A, _, T = self.shape
         further: dict[str, Any] = {"first_moment_dtype": self.first_moment_dtype, "microbatches": A, "lora": self.lora}
-        return need(self.model, self.compute, mesh, self.rows, T, **further)
+        return need(self.model, self.compute, mesh, self.rows, T, averaged=self.averaged, **further)
 
     def but(self, **changes: Any) -> "Question":
         """The same question with other settings of `compute`."""

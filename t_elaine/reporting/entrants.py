@@ -9,7 +9,7 @@ from typing import Any
 
 from t_elaine import paths
 from t_elaine.errors import UserError
-from t_elaine.reporting.record import parsed
+from t_elaine.reporting.record import evaluations, parsed
 
 LIKELIHOOD = "likelihood"
 SIDES = ("child", "parent")
@@ -56,23 +56,17 @@ def read_result(path: str) -> dict[str, Any]:
 
 
 def find_result(path: str) -> str:
-    """The file itself; of a run folder, the result of its last step."""
+    """The file itself; of a run folder, the result of its last step (see `evaluations`)."""
     if path.endswith(".json"):
         if not paths.exists(path):
             raise UserError(
                 "there is no such result", path, "give a file that `t-elaine evaluate` wrote, or a run folder"
             )
         return path
-    folder = paths.join(path, "evaluation")
-    found = []
-    for name in paths.listing(folder) if paths.exists(folder) else ():
-        if name.endswith(".json") and not name.startswith("."):
-            content = parsed(paths.read_text(paths.join(folder, name)), paths.join(folder, name))
-            if "models" in content:
-                found.append((content["models"]["child"]["step"], name))
+    found = list(evaluations(path))
     if not found:
         raise UserError("there is no result of evaluate in it", path, "give a result's file, or evaluate the run first")
-    return paths.join(folder, max(found)[1])
+    return paths.join(path, "evaluation", f"{found[-1]}.json")
 
 
 def entrants(files: Sequence[str], sides: Sequence[str] = SIDES) -> list[Entrant]:

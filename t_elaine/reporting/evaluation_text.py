@@ -115,7 +115,7 @@ def _published(one: Mapping[str, Any]) -> str:
     more = [one["average"]] if one["average"] else []
     lines = [[row["model"], *map(cell, row["cells"]), *(cell(row["average"]) for _ in more)] for row in one["rows"]]
     for row in one["ours"]:
-        cells = [percent(score["accuracy"]) if score else "–" for score in row["cells"]]
+        cells = [percent(score) if isinstance(score, Mapping) else cell(score) for score in row["cells"]]
         lines.append([f"**{row['model']} (ours)**", *cells, *(cell(row.get("average")) for _ in more)])
     return table(["model", *one["columns"], *more], lines)
 

@@ -19,6 +19,9 @@ LONGEST_SAMPLE = 900
 # Title, axis, kind of line, part of the line, number.
 BY_GROUP = (
     ("Training loss by language", "nats per token", "train", "language", "loss"),
+    ("Held-out pairs by language", "share that is right", "validation", "language", "accuracy"),
+    ("Margin of held-out pairs by language", "reward", "validation", "language", "margin"),
+    ("Margin of training pairs by language", "reward", "train", "language", "margin"),
     ("Held-out bits per byte by language", "bits per byte", "validation", "language", "bits_per_byte"),
     ("Training bits per byte by language", "bits per byte", "train", "language", "bits_per_byte"),
     ("Training loss by category", "nats per token", "train", "category", "loss"),
@@ -140,6 +143,7 @@ def figures(record: Record) -> list[dict[str, Any]]:
         lines = record.steps if kind == "train" else record.validation
         if kind == "train" and key == "bits_per_byte" and record.validation:
             continue  # the held-out curve says more
+        label = "nats per pair" if key == "loss" and any("margin" in line for line in lines) else label
         names = names_in([*record.steps, *record.validation], part)
         colours = words.colours(names) if part == "language" else {name: i for i, name in enumerate(names)}
         curves = [

@@ -21,7 +21,10 @@ OTHER_GRADING = {
 
 @functools.cache
 def tables() -> tuple[Mapping[str, Any], ...]:
-    """The published tables: id, system, language, title, metric, source, protocol, columns, average, rows."""
+    """The published tables: id, system, language, title, metric, source, protocol, columns, average, rows.
+
+    `marks`: the scores that the cells hold in place of accuracies, as "45.94 / 40.51".
+    """
     return tuple(json.loads((paths.shipped("data_tasks") / "published.json").read_bytes())["tables"])
 
 
@@ -37,9 +40,8 @@ def with_ours(table: Mapping[str, Any], models: Sequence[Entrant]) -> dict[str, 
     for model in models:
         cells = {at[1]: row for row in model.rows if (at := place(row)) and at[0] == table["id"]}
         if cells:
-            ours.append(
-                {"model": model.name, "cells": [cells.get(name) for name in table["columns"]], **_average(table, cells)}
-            )
+            shown = [_cell(table, cells[name]) if name in cells else None for name in table["columns"]]
+            ours.append({"model": model.name, "cells": shown, **_average(table, cells)})
     return {**table, "ours": ours, "below": _subjects(table, models)}
 
 
@@ -55,11 +57,21 @@ def _subjects(table: Mapping[str, Any], models: Sequence[Entrant]) -> list[dict[
     return found
 
 
-def _average(table: Mapping[str, Any], cells: Mapping[str, Row]) -> dict[str, float]:
+def _cell(table: Mapping[str, Any], row: Row) -> Any:
+    """What stands in a table for a score: its accuracy with its interval, or its marks in % as text."""
+    if "marks" not in table:
+        return row["accuracy"]
+    return " / ".join(f"{100 * row['marks'][name]['value']:.2f}" for name in table["marks"])
+
+
+def _average(table: Mapping[str, Any], cells: Mapping[str, Row]) -> dict[str, Any]:
     """Unweighted over the columns, as in the published tables."""
     if not table["average"] or set(cells) != set(table["columns"]):
         return {}
-    return {"average": 100 * sum(row["accuracy"]["value"] for row in cells.values()) / len(cells)}
+    if "marks" not in table:
+        return {"average": 100 * sum(row["accuracy"]["value"] for row in cells.values()) / len(cells)}
+    means = [sum(row["marks"][name]["value"] for row in cells.values()) / len(cells) for name in table["marks"]]
+    return {"average": " / ".join(f"{100 * value:.2f}" for value in means)}
 
 
 def apart(models: Sequence[Entrant]) -> list[dict[str, Any]]:

@@ -93,7 +93,7 @@ def read_record(run_dir: str, exports: Sequence[str] = ()) -> Record:
         resumes=sorted({int(line["step"]) for line in lines if line["kind"] == "resume"}),
         changes=changes(run_dir),
         parent=read_parent(run_dir, _json(parentage.folder(run_dir), parentage.ORIGIN)),
-        evaluations=_evaluations(run_dir),
+        evaluations=evaluations(run_dir),
         stores=_manifests(data),
         proofs=_proofs(run_dir, exports),
     )
@@ -189,13 +189,18 @@ def parsed(text: str, where: str) -> dict[str, Any]:
     return found
 
 
-def _evaluations(run_dir: str) -> dict[str, dict[str, Any]]:
+def evaluations(run_dir: str) -> dict[str, dict[str, Any]]:
+    """A run's results of `evaluate` by name, by step; at one step the result that was given no name comes last."""
     folder = paths.join(run_dir, "evaluation")
-    found = {
-        name.removesuffix(".json"): _json(folder, name) for name in paths.listing(folder) if name.endswith(".json")
-    }
+    names = [name for name in paths.listing(folder) if name.endswith(".json") and not name.startswith(".")]
+    found = {name.removesuffix(".json"): _json(folder, name) for name in names}
     results = {name: result for name, result in found.items() if "models" in result}
-    return dict(sorted(results.items(), key=lambda item: (item[1]["models"]["child"]["step"], item[0])))
+
+    def order(name: str) -> tuple[int, bool, str]:
+        step = results[name]["models"]["child"]["step"]
+        return step, name == f"step-{step}", name
+
+    return {name: results[name] for name in sorted(results, key=order)}
 
 
 def _manifests(data: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -126,7 +126,8 @@ def check_same(
         )
     if adapter is None or lora is None:
         return
-    old, new = adapter["lora"], lora.record()
+    named = lambda held: {**held, "targets": adapters.target_names(held["targets"])}  # noqa: E731
+    old, new = named(adapter["lora"]), named(lora.record())
     differ = [key for key in new if key not in free and old[key] != new[key]]
     lines = [f"{key}: {old[key]} there, {new[key]} here" for key in differ]
     if lines:

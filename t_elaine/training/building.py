@@ -12,6 +12,7 @@ from t_elaine.errors import UserError
 from t_elaine.model.config import OFFLOAD, ComputeConfig, LlamaConfig
 from t_elaine.model.lora import Lora
 from t_elaine.training.optimizer import AdamW, Schedule, learning_rate
+from t_elaine.training.preference import Preference
 from t_elaine.training.step import Step, make_step
 
 
@@ -28,6 +29,7 @@ def build_step(
     z_loss: float = 0.0,
     lora: Lora | None = None,
     seed: int = 0,
+    preference: Preference | None = None,
 ) -> Step:
     """The jitted step of a run.
 
@@ -44,6 +46,7 @@ def build_step(
         z_loss: coefficient.
         lora: adapters beside a frozen model; None: the model is trained.
         seed: of the adapters' dropout.
+        preference: learn from pairs of answers; None: from every trained token.
 
     Raises:
         UserError: tensors are to be kept in a host memory that the devices do not have.
@@ -62,6 +65,7 @@ def build_step(
         z_loss=z_loss,
         lora=lora,
         seed=seed,
+        preference=preference,
     )
 
 

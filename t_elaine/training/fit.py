@@ -96,10 +96,12 @@ def parameter_count(config: LlamaConfig) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(llama.parameter_shapes(config)))
 
 
-def state_bytes(config: LlamaConfig, first_moment_dtype: str = "float32", lora: Lora | None = None) -> int:
-    """Bytes of parameters and moments on all devices together, counted once: those of a checkpoint's arrays."""
+def state_bytes(
+    config: LlamaConfig, first_moment_dtype: str = "float32", lora: Lora | None = None, averaged: bool = False
+) -> int:
+    """Bytes of what is trained, its moments and average, on all devices and counted once: those of a checkpoint."""
     count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(Trained(config, lora).shapes()))
-    return count * (4 + 4 + (4 if first_moment_dtype == "float32" else 2))
+    return count * (4 + 4 + (4 if first_moment_dtype == "float32" else 2) + 4 * averaged)
 
 
 def device_memory(mesh: Mesh) -> tuple[int, str]:

@@ -4,12 +4,13 @@ Writes nothing (see `sinks`) and reads no device.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from t_elaine.model.config import ComputeConfig, LlamaConfig
+from t_elaine.training.preference import pair_figures
 from t_elaine.training.step import SUMS, token_count
 
 Record = dict[str, Any]
@@ -63,7 +64,9 @@ def mfu(
     return rate * flops_per_token(config, length, frozen) / sum(peak for peak in peaks if peak)
 
 
-def by_group(sums_4G: np.ndarray, groups: Sequence[tuple[str, str]]) -> Record:
+def by_group(
+    sums_4G: np.ndarray, groups: Sequence[tuple[str, str]], figures: Callable[[np.ndarray], Record] | None = None
+) -> Record:
     """Loss (nats a token), bits-per-byte and tokens, overall and by language and category.
 
     Bits-per-byte = nats over targets that are text / ln 2 / their bytes; special tokens are in neither. Groups without
@@ -72,14 +75,15 @@ def by_group(sums_4G: np.ndarray, groups: Sequence[tuple[str, str]]) -> Record:
     Args:
         sums_4G: rows in the order of `step.SUMS`.
         groups: (language, category) of each column.
+        figures: sums of other rows → figures, "tokens" among them.
     """
-    sums = np.asarray(sums_4G, np.float64)
-    record = _figures(sums.sum(axis=1))
+    figures, sums = figures or _figures, np.asarray(sums_4G, np.float64)
+    record = figures(sums.sum(axis=1))
     for part, name in enumerate(("language", "category")):
         keys = sorted({group[part] for group in groups})
         columns = {key: [i for i, group in enumerate(groups) if group[part] == key] for key in keys}
-        parts = {key: _figures(sums[:, where].sum(axis=1)) for key, where in columns.items()}
-        record[name] = {key: figures for key, figures in parts.items() if figures["tokens"]}
+        parts = {key: figures(sums[:, where].sum(axis=1)) for key, where in columns.items()}
+        record[name] = {key: part for key, part in parts.items() if part["tokens"]}
     return record
 
 
@@ -106,11 +110,15 @@ def step_record(step: int, read: Mapping[str, Any], groups: Sequence[tuple[str, 
         groups: (language, category) pairs.
     """
     figures = by_group(read["sums"], groups)
+    count = figures.pop("tokens")
+    if "pairs" in read:
+        figures = by_group(read["pairs"], groups, pair_figures)
+        del figures["tokens"]
     return {
         "kind": "train",
         "step": step,
         **figures,
-        "batch_tokens": figures.pop("tokens"),
+        "batch_tokens": count,
         "tokens": token_count(read["tokens"]),
         "learning_rate": float(read["learning_rate"]),
         "grad_norm": finite(float(read["grad_norm"])),

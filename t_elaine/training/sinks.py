@@ -141,11 +141,14 @@ def line_of(record: Record, steps: int) -> str:
     if record["kind"] != "train":
         figures = " ".join(f"{k} {v['bits_per_byte']:.4f}" for k, v in record["language"].items() if v["bits_per_byte"])
         loss = "–" if record["loss"] is None else f"{record['loss']:.4f}"
-        return f"step {record['step']}/{steps} {record['kind']}: loss {loss}, bits per byte {figures}"
+        told = pairs_told(record) or f"bits per byte {figures}"
+        return f"step {record['step']}/{steps} {record['kind']}: loss {loss}, {told}"
     loss = f"{record['loss']:.4f}" if record["loss"] else "–"
     if record["skipped"]:
         loss = f"{loss}, a spike, skipped" if record["loss"] and record["grad_norm"] else "not finite, skipped"
     parts = [f"step {record['step']}/{steps}", f"loss {loss}", f"lr {record['learning_rate']:.2e}"]
+    if pairs := pairs_told(record):
+        parts.append(pairs)
     if record.get("tokens_per_second"):
         parts.append(f"{record['tokens_per_second']:,.0f} tokens/s")
     if record.get("mfu"):
@@ -154,6 +157,13 @@ def line_of(record: Record, steps: int) -> str:
         minutes, seconds = divmod(round(record["seconds_left"]), 60)
         parts.append(f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d} left")
     return "  ".join(parts)
+
+
+def pairs_told(record: Record) -> str:
+    """What a record says of preferences; "" where it is of none."""
+    if record.get("accuracy") is None or record.get("margin") is None:
+        return ""
+    return f"right {record['accuracy']:.0%} of {record['pairs']}, margin {record['margin']:.3f}"
 
 
 class Terminal:

@@ -89,12 +89,30 @@ def begin(
     if start.checkpoint is None:
         init = jax.jit(lambda key: llama.init(config, key), out_shardings=shardings["params"])
         return Begun(make(init(jax.random.key(seed))), 0, None, False)
-    parent, step = layout.resolve(start.checkpoint)
-    meta = layout.read_meta(parent, step)
-    reading.check_model(meta, layout.step_dir(parent, step), dataclasses.asdict(config), vocabulary_sha256)
+    parent, step = _resolved(start.checkpoint, config, vocabulary_sha256)
     params = adapters.restore_whole(parent, step, shapes["params"])
     say(f"starting from {layout.step_dir(parent, step)}")
     return Begun(make(params), 0, layout.step_dir(parent, step), False)
+
+
+def check_model(run_dir: str, start: Start, config: LlamaConfig, length: int, say: Callable[[str], None]) -> None:
+    """Compare a new run's start with the model in force before anything is reckoned or compiled; `length`: of its rows.
+
+    Raises:
+        UserError: no such checkpoint, or one of another model.
+    """
+    if length > config.max_position:
+        say(f"warning: rows of {length} tokens are longer than the model's context, {config.max_position}")
+    if start.checkpoint is not None and not layout.complete_steps(run_dir):
+        _resolved(start.checkpoint, config, None)
+
+
+def _resolved(checkpoint: str, config: LlamaConfig, vocabulary_sha256: str | None) -> tuple[str, int]:
+    """A start's run folder and step, compared with the model in force and with a vocabulary if one is given."""
+    parent, step = layout.resolve(checkpoint)
+    meta = layout.read_meta(parent, step)
+    reading.check_model(meta, layout.step_dir(parent, step), dataclasses.asdict(config), vocabulary_sha256)
+    return parent, step
 
 
 def resume(

@@ -15,27 +15,34 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from t_elaine.model import llama
 from t_elaine.model.config import ComputeConfig, LlamaConfig
 from t_elaine.model.lora import Lora
-from t_elaine.model.loss import weighted_nll
+from t_elaine.model.loss import chunked_cross_entropy
 from t_elaine.parallel import sharding as layouts
+from t_elaine.training import objective as objectives
 from t_elaine.training import optimizer as optim
+from t_elaine.training.objective import Batch
 from t_elaine.training.optimizer import AdamW
+from t_elaine.training.preference import Preference, answers, preferred
 from t_elaine.training.trained import BASE, DROPOUT, PARAMS, Trained
 
 State = dict[str, Any]
-Batch = dict[str, jax.Array]
 
 # Rows of the per-group sums [4,G]: nats over all targets, their number; nats over targets that are text, their bytes.
 SUMS = ("nll", "tokens", "text_nll", "bytes")
 
 
 class Step(NamedTuple):
-    """A jitted step, and the layouts and types that it expects and gives."""
+    """A jitted step, and the layouts and types that it expects and gives.
+
+    `evaluate` gives the sums [4,G] of rows [B,T], `answers` the log-probability of each of their segments [B,S].
+    """
 
     run: Any
     state_shardings: Any
     batch_sharding: NamedSharding
     evaluate: Any
     state_shapes: Any
+    answers: Any
+    arrays: tuple[str, ...] = ()
 
 
 def init_state(params: Any, first_moment_dtype: str = "float32", extras: tuple[str, ...] = ()) -> State:
@@ -101,11 +108,14 @@ def batch_layout(mesh: Mesh, rules: Mapping[str, tuple[str, ...]] = layouts.RULE
     return layouts.sharding(mesh, rules, None, "batch", "sequence")
 
 
-def batch_shapes(accumulation: int, rows: int, length: int, where: NamedSharding) -> dict[str, Any]:
-    """A global batch [A,B,T] as `ShapeDtypeStruct`s."""
+def batch_shapes(
+    accumulation: int, rows: int, length: int, where: NamedSharding, more: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """A global batch [A,B,T] as `ShapeDtypeStruct`s; `more`: the objective's own arrays (`Step.arrays`)."""
     kinds = dict.fromkeys(("tokens", "targets", "segments", "positions", "groups"), jnp.int32)
+    kinds |= dict.fromkeys(("weights", *more), jnp.float32)
     shape = (accumulation, rows, length)
-    return {k: jax.ShapeDtypeStruct(shape, d, sharding=where) for k, d in {**kinds, "weights": jnp.float32}.items()}
+    return {name: jax.ShapeDtypeStruct(shape, kind, sharding=where) for name, kind in kinds.items()}
 
 
 def make_step(
@@ -121,6 +131,7 @@ def make_step(
     z_loss: float = 0.0,
     lora: Lora | None = None,
     seed: int = 0,
+    preference: Preference | None = None,
 ) -> Step:
     """The jitted step for one model on one mesh.
 
@@ -137,7 +148,10 @@ def make_step(
         z_loss: coefficient of the squared log-normaliser in what is minimised (`model.loss.weighted_nll`).
         lora: train adapters of these settings beside a frozen base; None: train the model.
         seed: of the adapters' dropout.
+        preference: learn from pairs of answers; None: from every trained token.
     """
+    chunk = compute.loss_chunk
+    objective = preferred(preference, chunk, groups) if preference else objectives.likelihood(chunk, z_loss)
     trained = Trained(config, lora)
     shardings = state_shardings(config, mesh, rules, lora, adamw.extras)
     where = batch_layout(mesh, rules)
@@ -145,26 +159,36 @@ def make_step(
     mask = optim.decay_mask(trained.roles())
     sums = _group_sums(groups, byte_lengths)
 
-    def loss(params: Any, part: Batch, base: Any = None) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    def states(params: Any, part: Batch, base: Any) -> tuple[jax.Array, jax.Array]:
         params = trained.whole(params, base, part.get(DROPOUT))
         x_BTD = llama.hidden(params, config, compute, part["tokens"], part["positions"], part["segments"])
-        w_DV, chunk, frozen = llama.head_table(params, config), compute.loss_chunk, base is not None
-        total, nll_BT, z = weighted_nll(x_BTD, w_DV, part["targets"], part["weights"], chunk, z_loss, frozen)
-        return total, (sums(nll_BT, part), z)
+        return x_BTD, llama.head_table(params, config)
+
+    def loss(params: Any, part: Batch, base: Any = None) -> tuple[jax.Array, tuple[jax.Array, Any]]:
+        total, nll_BT, extra = objective.minimised(*states(params, part, base), part, base is not None)
+        return total, (sums(nll_BT, part), extra)
 
     def step(state: State, batch: Batch) -> tuple[State, dict[str, jax.Array]]:
-        batch = batch | trained.keys(seed, state["step"], batch["tokens"].shape[0])
+        batch = batch | objective.whole(batch) | trained.keys(seed, state["step"], batch["tokens"].shape[0])
         base = state.get(BASE)
         with layouts.placing(mesh, rules):
-            gradients, total, (sums_4G, z) = accumulate(loss, state["params"], batch, shardings["params"], groups, base)
-        state, metrics = apply(adamw, mask, rate, state, gradients, total, sums_4G)
+            gradients, total, (sums_4G, extra) = accumulate(loss, state["params"], batch, shardings["params"], base)
+        divisor = objective.divisor(sums_4G, extra)
+        state, metrics = apply(adamw, mask, rate, state, gradients, total, sums_4G, divisor)
         state |= {} if base is None else {BASE: base}
-        return state, metrics | ({"z_loss": z / jnp.maximum(jnp.sum(sums_4G[1]), 1.0)} if z_loss else {})
+        return state, metrics | dict(objective.told(extra, divisor))
+
+    def nll(held: Any, part: Batch) -> jax.Array:
+        given = (held, part, None) if lora is None else (held[PARAMS], part, held[BASE])
+        return chunked_cross_entropy(*states(*given), part["targets"], chunk)
 
     def evaluate(held: Any, part: Batch) -> jax.Array:
         with layouts.placing(mesh, rules):
-            given = (held, part) if lora is None else (held[PARAMS], part, held[BASE])
-            return loss(*given)[1][0]
+            return sums(nll(held, part), part)
+
+    def answered(held: Any, part: Batch) -> jax.Array:
+        with layouts.placing(mesh, rules):
+            return answers(nll(held, part), part)
 
     run = jax.jit(
         step,
@@ -174,8 +198,11 @@ def make_step(
         compiler_options=dict(compiler_options or {}) or None,
     )
     rows = layouts.sharding(mesh, rules, "batch", "sequence")
-    held_out = jax.jit(evaluate, in_shardings=(weights(shardings), rows), out_shardings=here)
-    return Step(run, shardings, where, held_out, state_shapes(config, shardings, adamw.first_moment_dtype, lora))
+    held_out, segments = (
+        jax.jit(what, in_shardings=(weights(shardings), rows), out_shardings=here) for what in (evaluate, answered)
+    )
+    shapes = state_shapes(config, shardings, adamw.first_moment_dtype, lora)
+    return Step(run, shardings, where, held_out, shapes, segments, objective.arrays)
 
 
 def _group_sums(groups: int, byte_lengths: np.ndarray) -> Callable[[jax.Array, Batch], jax.Array]:
@@ -199,17 +226,15 @@ def accumulate(
     params: Any,
     batch: Batch,
     shardings: Any,
-    groups: int,
     base: Any = None,
 ) -> tuple[Any, jax.Array, Any]:
     """Sums over the A microbatches of a batch: gradients, loss, other sums. Nothing is divided here.
 
     Args:
-        loss: (params, microbatch [B,T], base) → (what is minimised [], (sums [4,G], z-loss [])).
+        loss: (params, microbatch [B,T], base) → (what is minimised [], other sums).
         params: float32.
         batch: arrays [A,B,T].
         shardings: of the parameters; gradients lie the same way between microbatches.
-        groups: G.
         base: frozen parameters beside them, if any.
     """
 
@@ -224,16 +249,15 @@ def accumulate(
             gradients = jax.lax.with_sharding_constraint(gradients, shardings)
         return (gradients, total + more_total, jax.tree.map(jnp.add, sums, more_sums)), None
 
+    only = jax.tree.map(lambda x: x[0], batch)
     if jax.tree.leaves(batch)[0].shape[0] == 1:
-        only = jax.tree.map(lambda x: x[0], batch)
         (total, sums), gradients = jax.value_and_grad(loss, has_aux=True)(params, only, base)
         gradients = jax.tree.map(lambda g: g.astype(jnp.float32), gradients)
         return jax.lax.with_sharding_constraint(gradients, shardings), total, sums
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), params)
     zeros = jax.lax.with_sharding_constraint(zeros, shardings)
-    nothing = jnp.zeros((), jnp.float32)
-    start = (zeros, nothing, (jnp.zeros((len(SUMS), groups), jnp.float32), nothing))
-    return jax.lax.scan(body, start, batch)[0]
+    nothing = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(loss, params, only, base))
+    return jax.lax.scan(body, (zeros, *nothing), batch)[0]
 
 
 @jax.named_scope("optimizer")
@@ -245,17 +269,18 @@ def apply(
     gradients: Any,
     total: jax.Array,
     sums_4G: jax.Array,
+    divisor: jax.Array,
 ) -> tuple[State, dict[str, jax.Array]]:
-    """Divide by the token count, clip, update; keep the old parameters and moments where that would do harm.
+    """Divide by the divisor, clip, update; keep the old parameters and moments where that would do harm.
 
     That is where anything is not finite, and where the gradient norm is a spike (`AdamW.skip_above`).
 
     Returns:
-        the new state, and metrics: loss (what is minimised, a token), grad_norm, learning_rate, sums [4,G], skipped
-        (0/1), skipped_in_a_row, tokens (two words).
+        the new state, and metrics: loss (what is minimised, over the divisor), grad_norm, learning_rate, sums [4,G],
+        skipped (0/1), skipped_in_a_row, tokens (two words).
     """
     tokens = jnp.sum(sums_4G[1])
-    count = jnp.maximum(tokens, 1.0)
+    count = jnp.maximum(divisor, 1.0)
     gradients = jax.tree.map(lambda g: g / count, gradients)
     lr = rate(state["step"])
     params, opt_state, norm = optim.update(adamw, mask, state["params"], gradients, state["opt_state"], lr)

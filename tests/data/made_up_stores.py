@@ -25,6 +25,7 @@ class FakeStore:
     blocks: Sequence[FakeBlock]
     groups: Sequence[tuple[str, str]] = (("en", "textbook"), ("ja", "web text"))
     split: str = "train"
+    pairs: bool = False
     vocabulary: dict[str, Any] = field(default_factory=lambda: {"sha256": "v" * 64, "pad": 7, "eos": 2, "size": 10**6})
 
     def batches(self, split: str = "train") -> Sequence[FakeBlock]:

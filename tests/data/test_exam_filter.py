@@ -78,11 +78,21 @@ def test_counting_keeps_them_and_a_look_through_the_store_finds_them(tmp_path: P
     found = look(place, tmp_path / "exams")
     assert found["one"]["items"]["one"]["examples"] == ["en4"] and found["one"]["items"]["one"]["question"] == 1.0
     assert found["two"]["items"]["two"]["examples"] == ["en11"]
-    raw = trained_texts.open_place(str(tmp_path / "rows.jsonl"))
+    rows = (tmp_path / "rows.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "texts.jsonl").write_text("".join(row for row in rows if row.endswith("}\n")))
+    raw = trained_texts.open_place(str(tmp_path / "texts.jsonl"))
     again = look(raw, tmp_path / "exams")
     assert {n: again[n]["items"][n]["covered"] for n in ("one", "two")} == {
         n: found[n]["items"][n]["covered"] for n in ("one", "two")
     }
+
+
+@pytest.mark.parametrize("row", ['{"content": "a text"}', '{"text": 5}', "[1, 2]", '{"text": "cut'])
+def test_a_file_with_records_that_are_no_texts_is_refused_not_passed_over(tmp_path: Path, row: str) -> None:
+    prepared(tmp_path, "drop")
+    (tmp_path / "raw.jsonl").write_text(f'{{"text": "first"}}\n{row}\n')
+    with pytest.raises(UserError, match="a record of the file has"):
+        look(trained_texts.open_place(str(tmp_path / "raw.jsonl")), tmp_path / "exams")
 
 
 def test_nothing_private_is_shown(tmp_path: Path) -> None:

@@ -33,24 +33,31 @@ def shipped_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("shipped_tasks")
 def test_the_sample_mixture_prepares_every_document(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    names = ("samples", "samples_instructions")
+    names = ("samples", "samples_instructions", "samples_preferences")
     assert command.prepare(tasks=names, vocabulary="{samples}", stores=str(tmp_path), modules=(), workers=1) == 0
     printed = capsys.readouterr().out
     documents = 0
-    for name in [*tasks.MIXTURES["samples"], *tasks.MIXTURES["samples_instructions"]]:
+    for name in (task for mixture in names for task in tasks.MIXTURES[mixture]):
         store = open_store(tmp_path / name)
         verify_store(store.folder)
         assert store.manifest["quarantine"] == {}
         documents += sum(count["documents"] for count in store.manifest["counts"])
         trained = [batch.trained is not None for batch in store.batches("train")]
-        assert all(trained) if "instructions" in name else not any(trained)
-    files = [*SAMPLES.glob("*/documents.jsonl"), *SAMPLES.glob("*/instructions.jsonl")]
-    assert len(files) == 6
+        assert all(trained) if category(store) != "texts" else not any(trained)
+        assert store.pairs == (category(store) == "preference")
+    files = [*SAMPLES.glob("??/*s.jsonl")]
+    assert len(files) == 9
     assert documents == sum(path.read_text("utf-8").count("\n") for path in files) and f"{documents:,}" in printed
     weights = json.loads((tmp_path / "mixtures" / "samples.json").read_text())
     assert weights == {"mixture": "samples", "weights": tasks.MIXTURES["samples"]}
     command.prepare(tasks=names, vocabulary="{samples}", stores=str(tmp_path), modules=(), workers=1)
-    assert capsys.readouterr().out.count("up to date") == 6
+    assert capsys.readouterr().out.count("up to date") == 9
+
+
+def category(store: Store) -> str:
+    """What a sample store holds."""
+    found = {category for _, category in store.groups}
+    return found.pop() if len(found) == 1 else "texts"
 
 
 @pytest.mark.usefixtures("shipped_tasks")

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from t_elaine.checkpoints import adapters, layout, reading
-from t_elaine.checkpoints.layout import CheckpointMeta
 from t_elaine.checkpoints.writing import save_params
 from t_elaine.errors import UserError
 from t_elaine.evaluation.engines import parameter_targets
@@ -19,7 +18,7 @@ from t_elaine.hf.mapping import weights
 from t_elaine.model.config import LlamaConfig
 from t_elaine.model.lora import Lora
 from t_elaine.parallel.mesh import MeshConfig, make_mesh
-from tests.random_params import random_params
+from tests.random_params import meta_of, random_params
 from tests.tiny_runs import lines, make_store, parameters, train_here
 
 CONFIG = LlamaConfig(vocab_size=64, embed=16, mlp=24, layers=2, q_heads=2, kv_heads=1, head_dim=8)
@@ -31,16 +30,7 @@ def make_base(folder: Path, change: float = 0.0) -> Path:
     """A run folder that holds parameters alone, as an import does."""
     params = random_params(CONFIG)
     params["final_norm"]["scale"] = params["final_norm"]["scale"] + np.float32(change)
-    meta = CheckpointMeta(
-        step=0,
-        tokens=0,
-        row=0,
-        vocabulary_sha256="v" * 64,
-        model=dataclasses.asdict(CONFIG),
-        config_hash="",
-        has_optimizer=False,
-    )
-    save_params(str(folder), 0, jax.device_put(params), meta)
+    save_params(str(folder), 0, jax.device_put(params), meta_of(CONFIG))
     return folder
 
 

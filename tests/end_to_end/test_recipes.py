@@ -42,14 +42,20 @@ def stores_of(recipe: Path) -> tuple[str, ...]:
     return next(stores_of(shipped("gin_configs") / name) for name in included)
 
 
-PARENTS = {"jmedllm_lora": "jmedllm_full", "mmedlm_finetune_lora": "mmedlm_finetune_full"}
+PREFERRING = {"preferred_rpo"}
+PARENTS = {
+    "jmedllm_lora": "jmedllm_full",
+    "mmedlm_finetune_lora": "mmedlm_finetune_full",
+    "preferred_rpo": "jmedllm_full",
+}
 
 
 def trained(name: str, folder: Path, cache: str) -> Path:
-    """Train a recipe's miniature; one with adapters stands on the miniature of the recipe before it."""
+    """Train a recipe's miniature; one that needs a start stands on the miniature of another recipe."""
     parent = str(trained(PARENTS[name], folder, cache)) if name in PARENTS else None
     places = [folder / name / Path(store).name for store in stores_of(RECIPES / f"{name}.gin")]
-    stores, run = tuple(str(tiny_runs.make_store(place)) for place in places), folder / name / "run"
+    stores = tuple(str(tiny_runs.make_store(place, pairs=name in PREFERRING)) for place in places)
+    run = folder / name / "run"
     own = {"STORES": stores, "RUN_DIR": str(run), "train.compilation_cache": cache, "Start.checkpoint": parent}
     tiny = folder / f"{name}.gin"
     tiny.write_text(TINY + "".join(f"{key} = {value!r}\n" for key, value in own.items()))
@@ -63,6 +69,28 @@ def test_a_recipe_trains(name: str, tmp_path: Path, cache: str) -> None:
     run = trained(name, tmp_path, cache)
     assert [line["step"] for line in tiny_runs.lines(run) if line["kind"] == "train"] == [1, 2]
     assert json.loads((run / "status.json").read_text())["state"] == "finished"
+
+
+@pytest.mark.full
+def test_a_run_anneals_on_a_mixture_of_its_own(tmp_path: Path, cache: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """gin_configs/anneal.gin after cpt.gin: from half of the run on other weights and shares, the rate down to 0."""
+    stores = stores_of(shipped("gin_configs") / "cpt.gin")
+    made = tuple(str(tiny_runs.make_store(tmp_path / Path(store).name)) for store in stores)
+    own = {"STORES": made, "RUN_DIR": str(tmp_path / "run"), "train.compilation_cache": cache}
+    own |= {"Start.checkpoint": None, "Schedule.decay_fraction": 0.5}
+    own |= {"annealing/Phase.from_tokens": 512}
+    tiny = tmp_path / "tiny.gin"
+    tiny.write_text(TINY + "".join(f"{key} = {value!r}\n" for key, value in own.items()))
+    files = [f"--gin_file={file}" for file in ("cpt.gin", "anneal.gin", tiny)]
+    assert train.main([*files, "--gin.Loop.steps=8"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    shares = (
+        "medical_en 0.283, medical_ja 0.283, medical_zh 0.283, general_en 0.090, general_ja 0.030, general_zh 0.030"
+    )
+    assert f"from token 512 on: {shares}" in told
+    lines = [line for line in tiny_runs.lines(tmp_path / "run") if line["kind"] == "train"]
+    rates = [line["learning_rate"] for line in lines]
+    assert rates[2] == rates[3] > rates[5] > rates[7] >= 0.0
 
 
 @pytest.mark.parametrize("name", NAMES)

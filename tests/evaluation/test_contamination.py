@@ -112,6 +112,18 @@ def test_what_was_found_is_kept_beside_the_result(place: Path, capsys: pytest.Ca
     assert first[0]["known"] and not other[0]["known"] and "not there any more" in other[0]["why"]
 
 
+def test_a_merged_model_has_read_what_those_it_is_made_of_have(place: Path, tmp_path: Path) -> None:
+    vocabulary = make_vocabulary(tmp_path / "vocabulary")
+    merged, bare = (make_run(tmp_path / name, vocabulary) for name in ("merged", "bare"))
+    (merged / "parent").mkdir(exist_ok=True)
+    unknown = "what the model it began from had read is not known"
+    for others, base in (((place / "run", place / "run"), ""), ((place / "run", bare), unknown)):
+        record = {"parents": [{"path": str(path)} for path in others]}
+        (merged / "parent" / "merge.json").write_text(json.dumps(record), encoding="utf-8")
+        found = contamination.trained_on(open_model(str(merged)), ())
+        assert [one.name for one in found.places] == ["store"] and (found.why, found.base) == ("", base)
+
+
 def test_what_is_not_known_is_said(place: Path, tmp_path: Path) -> None:
     vocabulary = make_vocabulary(tmp_path / "vocabulary")
     bare = open_model(str(make_run(tmp_path / "run", vocabulary)))

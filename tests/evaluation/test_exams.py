@@ -9,9 +9,9 @@ import pytest
 
 from t_elaine.data.vocabulary import Vocabulary
 from t_elaine.errors import UserError
-from t_elaine.evaluation import benchmarks, protocols, runner, suites, summary
+from t_elaine.evaluation import benchmarks, options, protocols, suites, summary
 from t_elaine.evaluation.engines import Engine
-from t_elaine.evaluation.runner import ExamRequests, ExamScores
+from t_elaine.evaluation.options import ExamRequests, ExamScores
 from t_elaine.evaluation.suites import Question, Suite
 from tests.evaluation.making import make_vocabulary
 
@@ -24,7 +24,7 @@ def vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Vocabulary:
 
 
 def asked(vocabulary: Vocabulary, suite: Suite) -> ExamRequests:
-    return runner.exam_requests(vocabulary, suite, protocols.load_protocol(), [vocabulary.bos], LENGTH)
+    return options.exam_requests(vocabulary, suite, protocols.load_protocol(), [vocabulary.bos], LENGTH)
 
 
 def sat(vocabulary: Vocabulary, suite: Suite, nats) -> ExamScores:
@@ -39,7 +39,7 @@ def sat(vocabulary: Vocabulary, suite: Suite, nats) -> ExamScores:
                 found[row, at] = nats(vocabulary.decode(ids).removeprefix("<bos>"))
         return jnp.asarray(found)
 
-    return runner.sit(Engine(rows=4, length=LENGTH, run=run), suite, asked(vocabulary, suite))
+    return options.sit(Engine(rows=4, length=LENGTH, run=run), suite, asked(vocabulary, suite))
 
 
 def graded(suite: Suite, sides: list[ExamScores]) -> dict:

@@ -1,6 +1,7 @@
 """The guard on a finished model: its exit code, its verdict in the result, and what it refuses before any scoring."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -59,5 +60,13 @@ def test_what_cannot_be_guarded_is_refused_before_anything_is_scored(
         judged(place, Forgetting(), parent="", **new)
     with pytest.raises(UserError, match="no store is given"):
         judged(place, Forgetting(), stores=(), exams=("samples/en",), **new)
-    with pytest.raises(UserError, match="no group of the held-out text has a limit"):
+    with pytest.raises(UserError, match="the guard has no limit"):
         judged(place, Forgetting(general=None), **new)
+    one = runner.gather((str(place / "held"),), (), "validation", 0)
+    for limits, kept, match in (
+        (Forgetting(others=1.0), "textbook", "a limit for general text, and no general text"),
+        (Forgetting(others=1.0), "general", "a limit for other text, and no other text"),
+    ):
+        held = tuple([document for document in held if document.group[1] == kept] for held in one.held)
+        with pytest.raises(UserError, match=match):
+            forgotten.check(limits, replace(one, held=held), 2)

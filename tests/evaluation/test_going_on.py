@@ -2,6 +2,7 @@
 
 import io
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ from rich.console import Console
 from t_elaine.data.vocabulary import load_vocabulary
 from t_elaine.errors import UserError
 from t_elaine.evaluate import evaluate
+from t_elaine.evaluation import bits_per_byte, engines, options, runner
 from t_elaine.evaluation import progress as progressing
-from t_elaine.evaluation import runner
 from tests.evaluation.making import make_place, make_run, make_store, make_vocabulary
 from tests.evaluation.test_command import SETTINGS
 
@@ -50,6 +51,33 @@ def test_the_same_command_goes_on_with_the_next_model(
     assert [path.name for path in (tmp_path / "stopped").iterdir()] == ["step-7.json"]
 
 
+def test_the_same_command_goes_on_within_a_model(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bits_per_byte, "WINDOW_TOKENS", 60)
+    monkeypatch.setattr(options, "QUESTIONS", 4)
+    score, left, scored = engines.score, [10**9], [0]
+
+    def until(engine: Any, pieces: Any, done: Any) -> Any:
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        scored[0] += len(pieces)
+        return score(engine, pieces, done)
+
+    for module in (bits_per_byte, options):
+        monkeypatch.setattr(module, "score", until)
+    evaluate(**arguments(place, tmp_path / "whole"))
+    whole, scored[0] = scored[0], 0
+    starts = 0
+    while not list((tmp_path / "stopped").glob("*.json")):
+        left[0], starts = 3, starts + 1
+        with suppress(KeyboardInterrupt):
+            evaluate(**arguments(place, tmp_path / "stopped"))
+    assert starts > 3 and scored[0] == whole, "each piece was scored once over all starts"
+    results = [json.loads((tmp_path / name / "step-7.json").read_text()) for name in ("whole", "stopped")]
+    assert results[0] == results[1]
+    assert [path.name for path in (tmp_path / "stopped").iterdir()] == ["step-7.json"]
+
+
 def test_scores_of_another_evaluation_are_not_taken(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -66,6 +94,11 @@ def test_scores_of_another_evaluation_are_not_taken(
         with pytest.raises(KeyboardInterrupt):
             evaluate(**arguments(place, tmp_path) | {"limit": limit})
     assert asked == ["child", "parent", "child", "parent", "parent"]
+
+
+def test_a_limit_below_nothing_is_refused(place: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="limit is -3"):
+        evaluate(**arguments(place, tmp_path) | {"limit": -3})
 
 
 def test_a_folder_made_for_nothing_goes_again(place: Path, tmp_path: Path) -> None:

@@ -77,11 +77,13 @@ def test_prompts_and_the_oracle(folder: Path, language: str) -> None:
 
 
 def test_a_figure_enters_the_table_only_with_all_items(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (asked,) = exams.sittings([load(folder, "Russian")], ["mmedbench:answer"])
-    assert grading.score(asked, oracle(asked), 10)["published_row"] is None
-    monkeypatch.setitem(asked.rules.data["items"], "Russian", 2)
-    found = {"table": "mmedlm/mmedbench_accuracy", "column": "Russian"}
-    assert grading.score(asked, oracle(asked), 10)["published_row"] == found
+    both = exams.sittings([load(folder, "Russian")], ["mmedbench"])
+    assert [grading.score(asked, oracle(asked), 10)["published_row"] for asked in both] == [None, None]
+    for asked in both:
+        monkeypatch.setitem(asked.rules.data["items"], "Russian", 2)
+    found = [grading.score(asked, oracle(asked), 10)["published_row"] for asked in both]
+    names = ("mmedlm/mmedbench_accuracy", "mmedlm/mmedbench_rationale")
+    assert found == [{"table": name, "column": "Russian"} for name in names]
 
 
 @pytest.mark.parametrize(

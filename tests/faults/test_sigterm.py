@@ -201,7 +201,7 @@ def test_evaluate_keeps_no_half_result(model: Path, tmp_path: Path) -> None:
     environment = {**os.environ, "XLA_FLAGS": ""}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     process = subprocess.Popen(command, cwd=REPOSITORY, env=environment, text=True, **pipes)
-    assert_stopped(process, "scores of finished models are kept; the same command goes on")
+    assert_stopped(process, "scores and answers so far are kept; the same command goes on")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -66,6 +66,8 @@ def test_prompts_offline(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert all(record["answer"].strip() in printed for record in found)
     assert generate.main([*flags, "--offline"]) == 2
     assert "this file is there already" in capsys.readouterr().err
+    assert generate.main([f"--checkpoint={run}", "--prompt=x", "--max_new=-4"]) == 2
+    assert "max_new is -4" in capsys.readouterr().err
 
 
 def test_a_remote_path_is_refused_offline(capsys: Any) -> None:

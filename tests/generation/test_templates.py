@@ -1,6 +1,7 @@
 """Prompts as tokens: ELAINE's exact ids, a chat template as transformers renders it, and turns that nobody fakes."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -53,6 +54,16 @@ def test_a_chat_template_is_what_transformers_renders(smollm2_dir: Path) -> None
     for messages in (TALK, user("心不全とは?  "), [{"role": "system", "content": "Be brief."}, *TALK]):
         wanted = theirs.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False)
         assert template(messages).tolist() == wanted
+
+
+def test_a_run_is_asked_as_it_was_trained(tmp_path: Path) -> None:
+    vocabulary = make_vocabulary(tmp_path / "vocabulary")
+    record = {"text": {"framing": {"ids": [[], []]}}, "chats": {"template": {"name": "plain", "sha256": "0" * 64}}}
+    (tmp_path / "data.json").write_text(json.dumps(record), encoding="utf-8")
+    manners = read_manners([str(tmp_path)], vocabulary)
+    assert templates.choose("", vocabulary, manners)[0] == manners.learnt == "plain"
+    assert templates.choose("none", vocabulary, manners)[0] == "none"
+    assert templates.choose("", vocabulary, replace(manners, learnt="mine.jinja"))[0] == "none"
 
 
 def test_nobody_ends_a_turn_by_writing_so(smollm2_dir: Path) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from t_elaine.data.vocabulary import load_vocabulary
-from t_elaine.evaluation import benchmarks, protocols, runner, scoring, suites
+from t_elaine.evaluation import benchmarks, options, protocols, scoring, suites
 from t_elaine.evaluation.engines import make_engine, open_model
 from t_elaine.evaluation.quantised import COMPUTE
 from t_elaine.hf import lm_eval_files
@@ -112,8 +112,8 @@ def ours(folder: Path, exams: Path, count: int) -> dict[str, list[dict[str, Any]
     for name in sorted(SUITES):
         suite = suites.load_suite(name, 0, str(exams))
         suite = type(suite)(**{**vars(suite), "questions": suite.questions[:count]})
-        asked = runner.exam_requests(model.vocabulary, suite, protocol, [], 512)
-        scores = runner.sit(engine, suite, asked).scores
+        asked = options.exam_requests(model.vocabulary, suite, protocol, [], 512)
+        scores = options.sit(engine, suite, asked).scores
         for way in protocols.WAYS:
             pairs = zip(suite.questions, scores[way], strict=True)
             found[f"elaine_{name.partition('/')[2].lower()}_{way}"] = [
@@ -145,6 +145,7 @@ def compared(folder: Path, tasks: Path, exams: Path, count: int, tmp_path: Path)
 
 
 @pytest.mark.full
+@pytest.mark.timeout(2400)
 @pytest.mark.skipif(not PYTHON, reason="T_ELAINE_LM_EVAL names no Python that has lm-eval")
 @pytest.mark.parametrize("name", ["llama31", "qwen2", "smollm2"])
 def test_lm_eval_gets_our_log_likelihoods(

@@ -1,6 +1,7 @@
 """`merge` as a command: what it makes of run folders and Hugging Face folders, what it refuses, and that it leaves a
 whole run folder or none."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -13,13 +14,15 @@ import numpy as np
 import pytest
 
 from t_elaine import export, import_hf, merge
-from t_elaine.checkpoints import layout, reading
+from t_elaine.checkpoints import adapters, layout, reading
 from t_elaine.checkpoints.produced import Produced
 from t_elaine.checkpoints.writing import save_params
 from t_elaine.data.vocabulary import load_vocabulary
 from t_elaine.evaluation.engines import open_model
 from t_elaine.hf import card, card_parts, exporting, mapping, merge_inputs, proof, reference, tensors, walking
 from t_elaine.hf.card_rules import Card
+from t_elaine.model import lora
+from t_elaine.model.lora import Lora
 from t_elaine.parallel.mesh import MeshConfig, make_mesh
 from tests.hf.models import FAMILIES, add_tokenizer, whole_model
 
@@ -147,6 +150,45 @@ def test_a_merge_of_merges_keeps_the_record(vector: Path, models: dict[str, Path
     assert merge.main([f"--models={vector},{models['base']}", "--method=slerp", f"--to={tmp_path / 'm'}"]) == 0
     record = json.loads((tmp_path / "m" / "parent" / "merge.json").read_text())
     assert record["parents"][0]["merged"]["method"] == "task_arithmetic"
+
+
+def adapted(base: Path, to: Path) -> Path:
+    """A run of adapters on an imported model, as training in four bits leaves it."""
+    meta, settings = reading.read_meta(base, 0), Lora(rank=2, alpha=4, targets=("q", "down"), base="nf4")
+    shapes = lora.adapter_shapes(exporting.config_of(meta), settings)
+    params = jax.tree.map(lambda s: jax.random.normal(jax.random.key(3), s.shape) * 0.3, shapes)
+    record = adapters.record((str(base), 0), settings)
+    save_params(str(to), 0, params, dataclasses.replace(meta, parent=record["base"], adapter=record))
+    for name in ("vocabulary", "parent"):
+        (to / name).symlink_to(base / name)
+    return to
+
+
+def test_adapters_are_merged_with_their_base_in_them(models: dict[str, Path], tmp_path: Path) -> None:
+    """As the model that was trained, which is what evaluate and export see; both fingerprints are on record."""
+    run = adapted(models["run"], tmp_path / "adapted")
+    to, other = tmp_path / "merged", models["chat"]
+    assert merge.main([f"--models={run},{other}", "--weights=0.75,0.25", f"--to={to}"]) == 0
+    child, parent = values(run), values(other)
+    source = proof.checkpoint_source(str(run), 0)
+    for tensor in mapping.hf_tensors(exporting.config_of(reading.read_meta(run, 0))):
+        trained = mapping.to_hf(tensor.weight, source(tensor.weight, tensor.layer, None))
+        np.testing.assert_array_equal(child[tensor.name], trained)
+    for name, merged in values(to).items():
+        np.testing.assert_allclose(merged, 0.75 * child[name] + 0.25 * parent[name], atol=1e-6, err_msg=name)
+    found = json.loads((to / "parent" / "merge.json").read_text())["parents"][0]
+    assert found["fingerprint"] == adapters.fingerprint(run, 0) != adapters.fingerprint(models["run"], 0)
+    assert reading.read_meta(to, 0).adapter is None
+
+
+def test_adapters_without_their_base_are_refused(
+    models: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = Path(shutil.copytree(models["run"], tmp_path / "base"))
+    run = adapted(base, tmp_path / "adapted")
+    base.rename(tmp_path / "moved")
+    message = told(capsys, f"--models={run},{models['chat']}", f"--to={tmp_path / 'to'}")
+    assert "the base of the adapters" in message and "leave a link there" in message and not (tmp_path / "to").exists()
 
 
 def test_one_layer_is_in_memory_at_a_time(tmp_path: Path) -> None:

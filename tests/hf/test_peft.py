@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -196,6 +197,21 @@ def exported(tmp_path: Path, imported_run: Runs) -> Path:
     run = adapted_run(imported_run("llama3"), tmp_path / "run", KINDS["lora"])
     peft_format.export_adapter(str(run), str(tmp_path / "out"), say=quiet)
     return tmp_path / "out"
+
+
+def test_another_base_is_refused_with_both_fingerprints(tmp_path: Path, imported_run: Runs) -> None:
+    folder, base = exported(tmp_path, imported_run), imported_run("llama3")
+    own = adapters.sample(str(base), 0)
+    meta, params = reading.read_meta(base, 0), tree(reading_all(str(base), 0))
+    for name, change in (("same", 0.0), ("other", 0.01)):
+        moved = jax.tree.map(lambda x, change=change: x * (1 + change), params)
+        save_params(str(tmp_path / name), 0, moved, meta)
+        shutil.copytree(base / "vocabulary", tmp_path / name / "vocabulary")
+    peft_format.import_adapter(folder, str(tmp_path / "same"), str(tmp_path / "to"), say=quiet)
+    other = adapters.sample(tmp_path / "other", 0)
+    with pytest.raises(UserError, match=f"{own}, this one has {other}"):
+        peft_format.import_adapter(folder, str(tmp_path / "other"), str(tmp_path / "again"), say=quiet)
+    assert not (tmp_path / "again").exists()
 
 
 def test_damaged_adapters_are_refused(tmp_path: Path, imported_run: Runs) -> None:

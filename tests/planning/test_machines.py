@@ -29,16 +29,24 @@ def files(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-@pytest.mark.parametrize(("mesh", "dtype"), [(MeshConfig(), "float32"), (MeshConfig(replica=2), "bfloat16")])
-def test_bytes_of_a_run(tmp_path: Path, mesh: MeshConfig, dtype: str) -> None:
+@pytest.mark.parametrize(
+    ("mesh", "adamw"),
+    [
+        (MeshConfig(), AdamW()),
+        (MeshConfig(replica=2), AdamW(first_moment_dtype="bfloat16")),
+        (MeshConfig(), AdamW(average=0.99)),
+    ],
+    ids=["float32", "bfloat16", "average"],
+)
+def test_bytes_of_a_run(tmp_path: Path, mesh: MeshConfig, adamw: AdamW) -> None:
     store = tiny_runs.make_store(tmp_path / "store")
     saving = Checkpointing(every=1, keep=2, permanent_every=3)
     given = tiny_runs.settings(tmp_path / "run", [store], steps=STEPS)
-    given |= {"model": MODEL, "optimizer": AdamW(first_moment_dtype=dtype), "mesh": mesh, "checkpoints": saving}
+    given |= {"model": MODEL, "optimizer": adamw, "mesh": mesh, "checkpoints": saving}
     told = planned.answered(given, "cpu:8", 1, 3, None, Assumptions(), False, "")["machines"]
 
-    where = steps.state_shardings(MODEL, make_mesh(mesh), RULES)
-    shapes = steps.state_shapes(MODEL, where, dtype)
+    where = steps.state_shardings(MODEL, make_mesh(mesh), RULES, extras=adamw.extras)
+    shapes = steps.state_shapes(MODEL, where, adamw.first_moment_dtype)
     state = jax.jit(
         lambda: jax.tree.map(lambda leaf: jax.numpy.zeros(leaf.shape, leaf.dtype), shapes), out_shardings=where
     )()

@@ -9,7 +9,7 @@ import numpy as np
 
 from t_elaine.evaluation import protocols, suites, summary
 from t_elaine.evaluation.bits_per_byte import Held
-from t_elaine.evaluation.runner import ExamScores
+from t_elaine.evaluation.options import ExamScores
 from t_elaine.evaluation.suites import Suite
 
 GROUPS = [("en", "PubMed abstract"), ("ja", "textbook"), ("zh", "guideline"), ("en", "general"), ("ja", "general")]

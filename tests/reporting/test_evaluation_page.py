@@ -2,13 +2,14 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from t_elaine.errors import UserError
 from t_elaine.report import report
-from t_elaine.reporting import entrants, published, side_by_side, words
+from t_elaine.reporting import entrants, published, record, side_by_side, words
 from tests.reporting.browser import opened
 from tests.reporting.exam_results import as_published, make_result
 from tests.reporting.making import make_run_folder
@@ -88,10 +89,17 @@ def test_a_number_enters_a_table_where_the_score_says_so_with_an_average_of_the_
     models = entrants.entrants([str(changed(place, tmp_path, lambda result: publish(result, suites)))], ("child",))
     table = next(table for table in published.tables() if table["id"] == "elaine/ja")
     (row,) = published.with_ours(table, models)["ours"]
-    assert [cell["accuracy"]["value"] for cell in row["cells"]] == list(suites.values())
+    assert [cell["value"] for cell in row["cells"]] == list(suites.values())
     assert row["average"] == pytest.approx(100 * sum(suites.values()) / 3)
     assert all(one["row"]["suite"] not in suites for one in published.apart(models))
     assert published.with_ours(published.tables()[0], models)["ours"] == []
+
+    rationales = next(table for table in published.tables() if "marks" in table)
+    cell = {"table": rationales["id"], "column": "Japanese"}
+    marks = {"bleu_1": {"value": 0.41234}, "rouge_1": {"value": 0.5}}
+    written = replace(models[0], rows=(models[0].rows[0] | {"published_row": cell, "marks": marks},))
+    (row,) = published.with_ours(rationales, [written])["ours"]
+    assert row["cells"] == [None, None, "41.23 / 50.00", None, None, None] and "average" not in row
 
     part = changed(place, tmp_path, lambda result: publish(result, {"ja/DenQA": 0.2}))
     assert report(run_dir=str(part)) == 0
@@ -156,6 +164,16 @@ def test_markup_in_answers_is_shown_and_not_run(place: Path, tmp_path: Path) -> 
     assert reader.tags["script"] == 0 and "<script>alert(1)</script>" in reader.text
 
 
+def test_of_a_run_folder_the_result_of_the_last_step_without_a_name_is_taken(tmp_path: Path) -> None:
+    folder = tmp_path / "evaluation"
+    folder.mkdir()
+    for name, step in (("step-100", 100), ("trial", 100), ("step-60", 60), ("z", 60)):
+        result = {"models": {"child": {"step": step}}}
+        (folder / f"{name}.json").write_text(json.dumps(result), encoding="utf-8")
+    assert entrants.find_result(str(tmp_path)) == str(folder / "step-100.json")
+    assert list(record.evaluations(str(tmp_path)))[-1] == "step-100"
+
+
 def test_two_results_are_compared_in_the_terminal_and_on_a_page(place: Path, capsys: pytest.CaptureFixture) -> None:
     # As `--compare A B` gives it: the second is a bare argument.
     assert report(compare=(str(place / "step-240.json"),), run_dir=str(place / "other.json")) == 0
@@ -181,6 +199,13 @@ def test_what_cannot_be_reported_is_said(place: Path, tmp_path: Path) -> None:
         report(results=(str(place / "other.json"),), to=str(tmp_path / "page.txt"))
     with pytest.raises(UserError, match="no result of evaluate in it"):
         report(results=(str(tmp_path),))
+    for name, exams in (("one", True), ("other", False)):
+        result = json.loads((place / "other.json").read_text(encoding="utf-8")) | {"bits_per_byte": []}
+        result |= {} if exams else {"exams": [], "generated": {}}
+        (tmp_path / f"{name}.json").write_text(json.dumps(result), encoding="utf-8")
+    with pytest.raises(UserError, match="no score that can be compared"):
+        report(compare=(str(tmp_path / "one.json"), str(tmp_path / "other.json")))
+    assert not list(tmp_path.glob("*.html"))
 
 
 @pytest.mark.parametrize("width", [375, pytest.param(1200, marks=pytest.mark.slow)])

@@ -38,7 +38,7 @@ def updates(adamw: AdamW, norms: list[float]) -> tuple[list[dict[str, Any]], dic
     sums, after, metrics = jnp.ones((4, 1), jnp.float32), [], {}
     for norm in norms:
         gradients = {"w": jnp.array([0.6, 0.0]) * norm, "b": jnp.array([0.8]) * norm}
-        state, metrics = apply(state, gradients, jnp.float32(1.0), sums)
+        state, metrics = apply(state, gradients, jnp.float32(1.0), sums, jnp.float32(1.0))
         after.append(jax.device_get(state))
     return after, metrics
 

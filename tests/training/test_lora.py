@@ -15,6 +15,7 @@ from t_elaine.model.config import ComputeConfig, LlamaConfig
 from t_elaine.model.lora import Lora
 from t_elaine.parallel.mesh import MeshConfig, make_mesh
 from t_elaine.parallel.sharding import RULES
+from t_elaine.training import adapting
 from t_elaine.training import step as steps
 from t_elaine.training.optimizer import AdamW, Schedule, learning_rate
 from t_elaine.training.step import Step
@@ -154,3 +155,10 @@ def test_a_base_is_kept_in_few_bytes() -> None:
 def test_settings_that_mean_nothing_are_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(UserError, match="Lora"):
         Lora(**fields)
+
+
+def test_adapters_are_known_by_what_they_stand_beside_not_by_how_it_was_named() -> None:
+    every = {"lora": Lora(targets=("q_proj", "k", "v", "o", "mlp/*")).record()}
+    adapting.check_same(every, Lora(targets=("all-linear",)), "here")
+    with pytest.raises(UserError, match="of other settings"):
+        adapting.check_same(every, Lora(targets=("q", "v")), "here")
