@@ -191,7 +191,7 @@ pieces:
 """
 
 
-def put(page: Path, text: str) -> None:
+def put(page: Path, text: str, marks: tuple[str, str] = MARKS) -> None:
     """Write the section between the marks of a page, which is made if it is not there.
 
     Raises:
@@ -199,9 +199,9 @@ def put(page: Path, text: str) -> None:
     """
     if not page.is_file():
         page.parent.mkdir(parents=True, exist_ok=True)
-        page.write_text("\n".join(MARKS) + "\n", encoding="utf-8")
+        page.write_text("\n".join(marks) + "\n", encoding="utf-8")
     whole = page.read_text(encoding="utf-8")
-    first, last = (whole.find(mark) for mark in MARKS)
+    first, last = (whole.find(mark) for mark in marks)
     if not 0 <= first < last:
-        raise UserError("the page has no marks for the section", str(page), f"add the lines {' and '.join(MARKS)}")
-    page.write_text(f"{whole[: first + len(MARKS[0])]}\n{text.strip()}\n{whole[last:]}", encoding="utf-8")
+        raise UserError("the page has no marks for the section", str(page), f"add the lines {' and '.join(marks)}")
+    page.write_text(f"{whole[: first + len(marks[0])]}\n{text.strip()}\n{whole[last:]}", encoding="utf-8")
