@@ -8,8 +8,7 @@ Both sides start from the same random weights and adapters and see the same rows
 process of its own; they alternate, and each timed step follows an untimed one (`benchmarks.step`). Ours is the training
 step of `t_elaine.training`, with compute settings for a CPU; theirs `get_peft_model` over `LlamaForCausalLM` with SDPA
 attention and the fused AdamW on the adapters. With --clock=processor seconds of the processor are counted, which other
-programs lengthen little; on one core, since threads that wait for each other burn it. Needs torch, transformers, peft
-(T_ELAINE_PEFT: a folder with it).
+programs lengthen little; on one core, since threads that wait for each other burn it. Needs torch, transformers, peft.
 """
 
 import argparse
@@ -81,7 +80,6 @@ def ours(config: LlamaConfig, compute: ComputeConfig, settings: Lora, held: Any,
 
 def serve(config: LlamaConfig, settings: Lora, tokens: np.ndarray, weights: str, clock: Callable[[], float]) -> None:
     """The peer: weights into a file, then for each line that comes in two steps, the second timed, or one."""
-    sys.path.append(os.environ.get("T_ELAINE_PEFT", "."))
     import peft
     import torch
     import transformers

@@ -5,14 +5,13 @@
 Ours are the commands `import_hf` and `train`: packed rows of several examples, an adapter taken over from PEFT's file.
 Theirs is `Trainer` on the same examples, each in a row of its own with padding and its attention mask, labels on the
 same tokens alone; AdamW, clipping, decay and the rate of each step are Trainer's own, set to the same numbers. All in
-float32. A difference of 1e-3 or more in any step is a failure. Needs torch, transformers, accelerate and peft (or
-T_ELAINE_PEFT, a folder with the latter two). A kind whose result is there is not done again.
+float32. A difference of 1e-3 or more in any step is a failure. Needs torch, transformers, accelerate and peft. A kind
+whose result is there is not done again.
 """
 
 import argparse
 import dataclasses
 import json
-import os
 import sys
 from collections.abc import Callable
 from importlib.metadata import version
@@ -70,7 +69,6 @@ def padded(step: list[Example]) -> dict[str, Any]:
 
 def with_adapter(model: Any, kind: str, rank: int, to: Path) -> Any:
     """PEFT's model with new adapters, which are also written to a folder."""
-    sys.path.append(os.environ.get("T_ELAINE_PEFT", "."))
     import peft
     import torch
 
@@ -86,7 +84,6 @@ def with_adapter(model: Any, kind: str, rank: int, to: Path) -> Any:
 
 def theirs(model: Any, steps: list[list[Example]], schedule: Schedule, adamw: AdamW, folder: Path) -> list[float]:
     """Trainer's loss of each step, at full precision."""
-    sys.path.append(os.environ.get("T_ELAINE_PEFT", "."))
     import torch
     import transformers
 

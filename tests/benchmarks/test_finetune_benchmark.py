@@ -1,8 +1,6 @@
 """The benchmark beside PEFT runs, and both sides' losses stay together; at two layers, so that it takes a minute."""
 
-import importlib.util
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,8 +13,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 @pytest.mark.full
 @pytest.mark.parametrize("more", [[], ["--dora"]], ids=["lora", "dora"])
 def test_twenty_losses_are_pefts(more: list[str]) -> None:
-    if "T_ELAINE_PEFT" not in os.environ and importlib.util.find_spec("peft") is None:
-        pytest.skip("PEFT is not installed")
+    pytest.importorskip("peft", reason="PEFT is not installed")
     sizes = ["--losses=20", "--layers=2", "--rows=2", "--length=64", "--rank=4"]
     command = [sys.executable, "-m", "benchmarks.finetune", *sizes, *more]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=900, check=False)

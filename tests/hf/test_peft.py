@@ -2,9 +2,7 @@
 
 import dataclasses
 import json
-import os
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -84,10 +82,7 @@ def tree(flat: dict[str, np.ndarray]) -> dict[str, Any]:
 
 
 def peft() -> Any:
-    """PEFT, from this environment or from a folder that T_ELAINE_PEFT names."""
     pytest.importorskip("torch", reason="PyTorch is not installed")
-    if folder := os.environ.get("T_ELAINE_PEFT"):
-        sys.path.append(folder)
     return pytest.importorskip("peft", reason="PEFT is not installed")
 
 

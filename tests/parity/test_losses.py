@@ -1,7 +1,5 @@
 """Each step's loss of a run is Trainer's, in full training and with PEFT's adapters; packed rows here, padded there."""
 
-import os
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,8 +13,6 @@ from tests.hf.models import VOCABULARY_SHA256, imported, write_model
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install torch")
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
-if folder := os.environ.get("T_ELAINE_PEFT"):
-    sys.path.append(folder)
 pytest.importorskip("accelerate", reason="accelerate, which Trainer needs, is not installed")
 STEPS = 20
 

@@ -1,8 +1,6 @@
 """DPO and RPO beside TRL: a run of ours by the command's root, and DPOTrainer on the same pairs in the same order."""
 
 import copy
-import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +79,6 @@ def test_losses_are_trls(tmp_path: Path) -> None:
 @pytest.mark.full
 def test_losses_of_adapters_are_trls(tmp_path: Path) -> None:
     """Adapters that change the model from the start: both sides compare with the base and these."""
-    if folder := os.environ.get("T_ELAINE_PEFT"):
-        sys.path.append(folder)
     peft = pytest.importorskip("peft")
     peer, config, base = begun(tmp_path)
     lora = Lora(rank=4, alpha=8, targets=("all-linear",), base="float32")
