@@ -5,6 +5,7 @@ rendered with and without them, and both must be the same text. A template that 
 assistant says is refused: nobody could tell what a model would learn from it.
 """
 
+import contextlib
 import datetime
 import functools
 import hashlib
@@ -50,14 +51,21 @@ def own(
         return _write(partial(render, source, token_names=token_names, go_on=go_on, now=now), vocabulary, turns, go_on)
 
     digest = hashlib.sha256(json.dumps([source, dict(token_names)], sort_keys=True).encode()).hexdigest()
-    return Template(name=name, sha256=digest, has_system=_has_system(source, token_names), apart=False, write=write)
+    has_system = _has_system(source, token_names)
+    return Template(name=name, sha256=digest, has_system=has_system, apart=False, source=source, write=write)
 
 
 def check(template: Template) -> None:
-    """Raise UserError where a template's trained spans cannot be told in a plain conversation."""
+    """Raise UserError where a template's trained spans cannot be told in a plain conversation.
+
+    One question and its answer do for a template that refuses a second question.
+    """
     try:
         template.write(PROBE, False)
     except ValueError as error:
+        with contextlib.suppress(ValueError):
+            template.write(PROBE[:2], False)
+            return
         what = f"what a model would learn from the template {template.name!r} cannot be told: {error}"
         raise UserError(what, "template", MEND) from error
 
