@@ -191,10 +191,21 @@ def data_record(data: Mixture) -> dict[str, Any]:
 
 
 def _template(store: Store) -> dict[str, Any]:
-    """{"template": {"name", "sha256"}} of a store of conversations: what the model will know questions by."""
+    """{"template": {"name", "sha256"}} of a store of conversations: what the model will know questions by.
+
+    Of a .jinja file `source` too: nobody else has it.
+    """
     found = store.manifest.get("made_by", {}).get("template")
-    first = next(iter(store.batches("train")), None) if found else None
-    return {"template": found} if first is not None and first.trained is not None else {}
+    if not found or not has_spans(store):
+        return {}
+    source = store.manifest.get("chat_template")
+    return {"template": {**found, "source": source} if source else found}
+
+
+def has_spans(store: Store) -> bool:
+    """Whether a store says which of its tokens are trained, as one of conversations does."""
+    first = next(iter(store.batches("train")), None)
+    return first is not None and first.trained is not None
 
 
 def origin(manifest: dict[str, Any]) -> dict[str, Any]:
