@@ -5,7 +5,6 @@ rendered with and without them, and both must be the same text. A template that 
 assistant says is refused: nobody could tell what a model would learn from it.
 """
 
-import contextlib
 import datetime
 import functools
 import hashlib
@@ -25,6 +24,10 @@ PRIVATE = range(0xE000, 0xF900)
 A_DAY = datetime.datetime(2024, 7, 26)
 MEND = "mend chat_template.jinja beside the tokenizer, or take a named template"
 PROBE = (Turn(USER, "What?"), Turn(ASSISTANT, "This.\nAnd that."), Turn(USER, "Why?"), Turn(ASSISTANT, "So."))
+
+
+class Refused(ValueError):
+    """What a template says by `raise_exception`."""
 
 
 def own(
@@ -61,11 +64,11 @@ def check(template: Template) -> None:
     One question and its answer do for a template that refuses a second question.
     """
     try:
-        template.write(PROBE, False)
-    except ValueError as error:
-        with contextlib.suppress(ValueError):
+        try:
+            template.write(PROBE, False)
+        except Refused:
             template.write(PROBE[:2], False)
-            return
+    except ValueError as error:
         what = f"what a model would learn from the template {template.name!r} cannot be told: {error}"
         raise UserError(what, "template", MEND) from error
 
@@ -155,7 +158,7 @@ def _compiled(source: str) -> Any:
     import jinja2.sandbox
 
     def refuse(message: str) -> None:
-        raise ValueError(f"the chat template refuses it: {message}")
+        raise Refused(f"the chat template refuses it: {message}")
 
     environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
