@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 
 from t_elaine import paths
-from t_elaine.data import exam_filter
+from t_elaine.data import aside, exam_filter
 from t_elaine.data.chat_choice import choose
 from t_elaine.data.identity import Making, known_digests, made_by, same_or_refuse, without_times
-from t_elaine.data.preparation import Shard, labels, plan_pieces, too_many_rejected
+from t_elaine.data.preparation import Shard, labels, plan_pieces
 from t_elaine.data.sources import check_source
 from t_elaine.data.store import (
     MANIFEST,
@@ -153,8 +153,7 @@ def seal(work: Work, reports: list[dict[str, Any]]) -> dict[str, Any]:
     documents = sum(report["documents"] for report in reports)
     systems = sum(report.get("system_turns_left_out", 0) for report in reports)
     if reasons.total() > work.making.max_rejected_share * (documents + reasons.total()):
-        where = str(work.partial / "part-*.quarantine.jsonl")
-        raise too_many_rejected(documents, reasons, work.making.max_rejected_share, where)
+        raise aside.too_many(documents, reasons, work.making.max_rejected_share, str(work.partial / aside.FILES))
     if not documents:
         raise UserError(f"task {work.task.name!r} yields no document", str(work.partial), "look at its sources")
     pairs = sum(report.get("pairs", 0) for report in reports)
