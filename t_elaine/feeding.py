@@ -75,6 +75,8 @@ def open_feed(
     """
     shape = batch_shape(data, rows_per_device, sharding.mesh.shape)
     plan = loading.open_mixture(data)
+    if data.conversations:
+        check_conversations(data.stores, say)
     if verify:
         compare(data.stores, say)
     size = int(plan.vocabulary["size"])
@@ -93,6 +95,24 @@ def open_feed(
         byte_lengths=byte_lengths(data.stores[0], vocab_size),
         vocabulary_sha256=str(plan.vocabulary["sha256"]),
     )
+
+
+def check_conversations(folders: Sequence[str], say: Callable[[str], None] = print) -> None:
+    """Refuse stores of plain documents alone; where they stand beside conversations (replay), name them.
+
+    Raises:
+        UserError: no store says which of its tokens are trained.
+    """
+    plain = [store.name for store in map(open_store, folders) if not has_spans(store)]
+    if len(plain) == len(folders):
+        what = f"{', '.join(plain)}: documents, and the settings (sft.gin) are for conversations"
+        mend = (
+            "to go on training on text give cpt.gin; conversations are prepared by a task whose preprocessor gives turns "
+            "(docs/chat.md); to train on whole documents all the same: Mixture.conversations = False"
+        )
+        raise UserError(what, "Mixture.stores", mend)
+    if plain:
+        say(f"warning: no conversations in {', '.join(plain)}: every token of their documents is trained")
 
 
 def _shares(plan: RowPlan) -> str:
