@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from t_elaine import paths
+from t_elaine import columns, paths
 from t_elaine.data import loader as loading
 from t_elaine.data.mixture import Mixture, accumulation
 from t_elaine.data.rows import RowPlan
@@ -84,9 +84,13 @@ def open_feed(
         what = f"the stores' vocabulary has {size} ids, the model {vocab_size}"
         raise UserError(what, "LlamaConfig.vocab_size", "prepare the stores again with the model's own tokenizer")
     slots = loading.slots_of(sharding, shape)
-    say(f"batch [A={shape[0]}, B={shape[1]}, T={shape[2]}]; shares of the tokens {_shares(plan)}")
+    say(columns.wrapped(f"batch [A={shape[0]}, B={shape[1]}, T={shape[2]}]; shares of the tokens {_shares(plan)}"))
     for phase in () if data.priority else plan.phases[1:]:
-        say(f"from token {phase.first_row * data.sequence_length:,} on: {_weights(plan, phase.weights)}")
+        say(
+            columns.wrapped(
+                f"from token {phase.first_row * data.sequence_length:,} on: {_weights(plan, phase.weights)}"
+            )
+        )
     return Feed(
         loader=loading.Loader(plan, shape[0], shape[1], slots),
         shape=shape,
@@ -106,13 +110,14 @@ def check_conversations(folders: Sequence[str], say: Callable[[str], None] = pri
     plain = [store.name for store in map(open_store, folders) if not has_spans(store)]
     if len(plain) == len(folders):
         what = f"{', '.join(plain)}: documents, and the settings (sft.gin) are for conversations"
-        mend = (
-            "to go on training on text give cpt.gin; conversations are prepared by a task whose preprocessor gives turns "
-            "(docs/chat.md); to train on whole documents all the same: Mixture.conversations = False"
-        )
+        mend = "text: cpt.gin, or Mixture.conversations = False; conversations: prepare them as docs/chat.md says"
         raise UserError(what, "Mixture.stores", mend)
     if plain:
-        say(f"warning: no conversations in {', '.join(plain)}: every token of their documents is trained")
+        say(
+            columns.wrapped(
+                f"warning: no conversations in {', '.join(plain)}: every token of their documents is trained"
+            )
+        )
 
 
 def _shares(plan: RowPlan) -> str:
@@ -185,7 +190,8 @@ def held_out_rows(
     lacking = [store.name for store in stores if store.name not in {found.store for found in sets}]
     if lacking:
         what = "no store has held-out text" if not sets else f"no held-out text in {', '.join(lacking)}"
-        say(f"warning: {what}, so its loss is not measured while training; prepare with a larger validation_share")
+        line = f"warning: {what}, so its loss is not measured while training; prepare with a larger validation_share"
+        say(columns.wrapped(line))
     most = max(1, tokens // data.sequence_length)
     return [{name: array[:most] for name, array in found.rows.items()} for found in sets]
 

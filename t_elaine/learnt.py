@@ -4,6 +4,7 @@ import contextlib
 import functools
 from collections.abc import Callable, Sequence
 
+from t_elaine import columns
 from t_elaine.data import chat_choice, chat_templates, chat_tokens
 from t_elaine.data.chat import Turn
 from t_elaine.data.chat_templates import Template
@@ -23,11 +24,14 @@ def chat_template(run_dir: str, vocabulary: Vocabulary, say: Callable[[str], Non
         return None
     first, names = records[0], dict.fromkeys(record["name"] for record in records)
     if len(names) > 1:
-        say(f"warning: trained on conversations of several templates ({', '.join(names)}): {first['name']} goes along")
+        told = (
+            f"warning: trained on conversations of several templates ({', '.join(names)}): {first['name']} goes along"
+        )
+        say(columns.wrapped(told))
     try:
         template = chat_choice.recorded(first, vocabulary)
     except UserError as error:
-        say(f"warning: the chat template of the training is not written: {error.what}; {error.mend}")
+        say(columns.wrapped(f"warning: the chat template of the training is not written: {error.what}; {error.mend}"))
         return None
     if template.sha256 != first["sha256"]:
         say(f"warning: the chat template {template.name} is another one now than when the stores were written")

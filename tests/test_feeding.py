@@ -9,7 +9,7 @@ import jobs
 import pytest
 import tiny_runs
 
-from t_elaine import feeding
+from t_elaine import columns, feeding
 from t_elaine.data import tasks as registry
 from t_elaine.data.mixture import Mixture
 from t_elaine.data.store import read_manifest, write_manifest
@@ -102,11 +102,22 @@ def test_conversations_are_asked_for_and_documents_beside_them_named(tmp_path: P
         feeding.check_conversations((plain,), said.append)
 
 
+def test_what_is_said_fits_a_terminal(tmp_path: Path) -> None:
+    places = [str(tiny_runs.make_store(tmp_path / f"a_store_with_a_long_name_{i}")) for i in range(6)]
+    said: list[str] = []
+    feeding.check_conversations((str(tiny_runs.make_store(tmp_path / "chats", answers=True)), *places), said.append)
+    assert max(map(len, said[0].split("\n"))) <= columns.WIDTH < len(said[0])
+    assert all(Path(place).name in said[0] for place in places) and "\n  " in said[0]
+    assert columns.wrapped("short\ttabs stay") == "short\ttabs stay"
+
+
 def test_the_default_stores_are_those_that_prepare_makes_of_the_samples() -> None:
     load_modules(("data_tasks.samples",))
     for file, mixture, folder in (
         ("sft.gin", "samples_instructions", "stores/chat"),
         ("dpo.gin", "samples_preferences", "stores/preferences"),
     ):
-        given = re.findall(r"^STORES = (\(.*?\))", (shipped("gin_configs") / file).read_text(), re.MULTILINE | re.DOTALL)
+        given = re.findall(
+            r"^STORES = (\(.*?\))", (shipped("gin_configs") / file).read_text(), re.MULTILINE | re.DOTALL
+        )
         assert ast.literal_eval(given[0]) == tuple(f"{folder}/{name}" for name in registry.MIXTURES[mixture])

@@ -21,7 +21,7 @@ FILES = "part-*.quarantine.jsonl"  # of shards
 def kind(reason: str, private: bool = False) -> str:
     """What records are counted by: a reason up to its colon; what follows is particular to the record.
 
-    Of a preprocessor's ValueError its own words count, up to their first colon; of a private source's they are not told.
+    Of a preprocessor's ValueError its own words count, up to their first colon; of a private source nothing does.
     """
     head, _, rest = reason.partition(":")
     said = rest.partition(": ")[2].partition(":")[0].strip()  # after the exception's name
@@ -40,7 +40,9 @@ def too_many(documents: int, reasons: Counter[str], allowed: float, where: str) 
     files = sorted(Path(where).parent.glob(Path(where).name))
     what = f"{bad} of {seen} records ({bad / seen:.1%}) are malformed, {allowed:.1%} are allowed:"
     lines = [what, *(f"  {line}" for line in told(reasons, files))]
-    return UserError("\n".join(lines), where, "mend the sources (file and line stand there), or raise max_rejected_share")
+    return UserError(
+        "\n".join(lines), where, "mend the sources (file and line stand there), or raise max_rejected_share"
+    )
 
 
 def told(reasons: Mapping[str, int], files: Iterable[Path]) -> list[str]:

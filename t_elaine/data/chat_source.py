@@ -1,8 +1,8 @@
 """A shipped chat template as Jinja, for programs that know no other: `transformers`, vLLM and what is built on them.
 
 Made from the same description that conversations are written by (data_tasks/chat_templates.json), so that both say the
-same text. Whether they give the same ids hangs on the tokenizer: programs that render a template encode the text between
-two special tokens in one go, while a template whose parts are encoded apart (`Template.apart`) keeps a border there.
+same text. Whether they give the same ids hangs on the tokenizer: programs that render a template encode the text
+between two special tokens in one go, while one whose parts are encoded apart (`Template.apart`) keeps borders there.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,8 +17,8 @@ SYSTEMS = "messages | selectattr('role', 'equalto', 'system') | list"
 def jinja(described: Mapping[str, Any], name: str, specials: Mapping[str, str]) -> str:
     """A template's source in Jinja.
 
-    Turns are messages with `role` and `content`; of a user's turn `input` may stand beside them, where the template has a
-    place for it. Turns that the template cannot write are refused by `raise_exception`.
+    Turns are messages with `role` and `content`; of a user's turn `input` may stand beside them, where the template has
+    a place for it. Turns that the template cannot write are refused by `raise_exception`.
 
     Args:
         described: an entry of chat_templates.json.

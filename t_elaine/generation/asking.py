@@ -94,9 +94,9 @@ def _prompt_of(line: str, where: str) -> str:
         raise UserError(f"this line is no JSON object: {line[:60]}", where, mend)
     if "prompt" not in record:
         has = ", ".join(map(repr, record)) or "nothing"
-        raise UserError(f"this record has no \"prompt\": it has {has}", where, mend)
+        raise UserError(f'this record has no "prompt": it has {has}', where, mend)
     if not isinstance(record["prompt"], str):
-        raise UserError(f"\"prompt\" is no text: {str(record['prompt'])[:60]}", where, mend)
+        raise UserError(f'"prompt" is no text: {str(record["prompt"])[:60]}', where, mend)
     return record["prompt"]
 
 

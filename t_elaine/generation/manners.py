@@ -76,7 +76,7 @@ def read_manners(folders: Sequence[str], vocabulary: Coder) -> Manners:
         UserError: a file is no JSON.
     """
     config = _json(folders, "tokenizer_config.json")
-    learnt = next((s["template"] for s in _json(folders, "data.json").values() if "template" in s), {})
+    learnt: dict[str, str] = next((s["template"] for s in _json(folders, "data.json").values() if "template" in s), {})
     ends = _json(folders, "generation_config.json").get("eos_token_id")
     named = [ends] if isinstance(ends, int) else list(ends or ())
     named += [i for i in (vocabulary.eos, *map(vocabulary.special.get, ENDS)) if i is not None]

@@ -1,7 +1,7 @@
 """The chat template that a model learnt from, written into its exported folder, and what transformers makes of it.
 
-It knows no templates: name, Jinja source and ids come from outside. Other programs encode what a template renders in one
-go between two special tokens; where ours keeps a border there, their ids differ, and that is told, not hidden.
+It knows no templates: name, Jinja source and ids come from outside. Other programs encode what a template renders in
+one go between two special tokens; where ours keeps a border there, their ids differ, and that is told, not hidden.
 """
 
 import importlib.metadata
@@ -152,7 +152,7 @@ def summary(found: Mapping[str, Any]) -> str:
     if found["differing"]:
         return (
             f"{start}the text of training, but OTHER IDS with {found['by']} in {found['differing']} of "
-            f"{found['conversations']} conversations, since tokens join where training kept parts apart; for the same "
-            "ids ask through this project's own `generate`"
+            f"{found['conversations']} conversations, since tokens join where training kept parts apart; for the ids "
+            "of training ask through this project's own `generate`"
         )
     return f"{start}the ids of training with {found['by']} in {found['conversations']} conversations"

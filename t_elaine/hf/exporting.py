@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from t_elaine import paths
+from t_elaine import columns, paths
 from t_elaine.checkpoints import adapters, reading
 from t_elaine.checkpoints.layout import CheckpointMeta, step_dir
 from t_elaine.errors import UserError
@@ -133,7 +133,7 @@ def export_checkpoint(
         found |= {"checkpoint": _described(run_dir, meta), "seconds": {k: round(v, 2) for k, v in seconds.items()}}
         found |= {"average": True} if average else {}
         for line in summary(found):
-            say(line)
+            say(columns.wrapped(line))
         if not found["passed"]:
             raise _unproven(found, to)
         found |= beside(folder)

@@ -88,7 +88,9 @@ def _check_known(how: Merging) -> None:
         mend = "give --t=, 0 the base or first model, 1 the other; or --method=linear"
         raise UserError("slerp goes by t and knows no weights", "merge.weights", mend)
     if how.method != "slerp" and how.t != Merging().t:
-        raise UserError(f"t is slerp's, and the method is {how.method}", "merge.t", "give --method=slerp, or --weights=")
+        raise UserError(
+            f"t is slerp's, and the method is {how.method}", "merge.t", "give --method=slerp, or --weights="
+        )
 
 
 def _check_numbers(how: Merging) -> None:

@@ -193,7 +193,13 @@ def test_every_template_says_in_jinja_what_it_writes(smollm2_dir: Path, llama3_t
         own = chat_jinja.own(template.source, {}, vocabulary)
         chat_jinja.check(own)
         assert own.has_system == template.has_system
-        for turns in ((U("Why?\n"), A(" So.\n")), (S("Brief."), U("  何\n故"), A("為")), (U("\r\n‘'\\n"),), WITH_ANSWER, TALK):
+        for turns in (
+            (U("Why?\n"), A(" So.\n")),
+            (S("Brief."), U("  何\n故"), A("為")),
+            (U("\r\n‘'\\n"),),
+            WITH_ANSWER,
+            TALK,
+        ):
             go_on = turns[-1].role == "user"
             try:
                 parts = template.write(turns, go_on)
