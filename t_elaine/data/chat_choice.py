@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from t_elaine.data import chat_jinja
-from t_elaine.data.chat_templates import OWN, Template, named
+from t_elaine.data.chat_templates import OWN, Template, made_into, named
 from t_elaine.data.vocabulary import Vocabulary
 from t_elaine.errors import UserError
 
@@ -19,8 +19,8 @@ def choose(name: str, vocabulary: Vocabulary) -> Template:
     """The template called so.
 
     Args:
-        name: of a shipped one; "chat": the tokenizer's own; a path that ends in .jinja; "": the tokenizer's own, or
-            `plain` where it has none.
+        name: of a shipped one; "chat": the tokenizer's own, or the shipped one whose Jinja that is (of an export); a
+            path that ends in .jinja; "": the tokenizer's own, or `plain` where it has none.
         vocabulary: the tokenizer's.
 
     Raises:
@@ -39,7 +39,8 @@ def choose(name: str, vocabulary: Vocabulary) -> Template:
         return named(name, vocabulary)
     if not source:
         return named(PLAIN, vocabulary)
-    return chat_jinja.own(source, token_names(config), vocabulary, Path(name).name or OWN)
+    own = chat_jinja.own(source, token_names(config), vocabulary, Path(name).name or OWN)
+    return own if name.endswith(".jinja") else made_into(source, vocabulary) or own
 
 
 def recorded(record: Mapping[str, Any], vocabulary: Vocabulary) -> Template:
@@ -60,7 +61,7 @@ def recorded(record: Mapping[str, Any], vocabulary: Vocabulary) -> Template:
             raise UserError(f"the stores have kept no more than the name of the template {name}", "data.json", mend)
     else:
         template = choose(name, vocabulary)
-        if name != OWN:
+        if template.name != OWN:
             return template
         source = template.source
     files = vocabulary.files()

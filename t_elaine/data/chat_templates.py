@@ -5,6 +5,7 @@ The named ones are data (data_tasks/chat_templates.json, with sources); a tokeni
 by writing so. What becomes of parts: `chat_tokens`.
 """
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -95,6 +96,18 @@ def named(name: str, vocabulary: Specials) -> Template:
         source=chat_source.jinja(found, name, {token: texts[i] for token, i in tokens.items()}),
         write=lambda turns, go_on: _write(found, name, tokens, turns, go_on),
     )
+
+
+def made_into(source: str, vocabulary: Specials) -> Template | None:
+    """The shipped template that a Jinja source was made from, for this vocabulary; None for any other source.
+
+    An export that is read again is so asked and trained with the ids of its training, which Jinja may not give.
+    """
+    for name in names():
+        with contextlib.suppress(UserError):  # the vocabulary lacks its tokens
+            if (template := named(name, vocabulary)).source == source:
+                return template
+    return None
 
 
 def end_ids(template: Template) -> list[int]:

@@ -34,7 +34,10 @@ def choose(name: str, vocabulary: Coder, manners: Manners) -> tuple[str, Templat
     if name == NONE:
         return name, lambda messages: _none(messages, vocabulary, manners)
     source = source or (manners.chat_template if name == OWN else "")
-    if source:
+    shipped = chat_templates.made_into(source, vocabulary) if name == OWN else None
+    if shipped is not None:
+        name, template = shipped.name, shipped
+    elif source:
         now = datetime.datetime.now()
         template = chat_jinja.own(source, manners.names, vocabulary, Path(name).name, now)
     elif name != OWN:

@@ -17,6 +17,7 @@ from t_elaine.data.vocabulary import Vocabulary, load_vocabulary, save_vocabular
 from t_elaine.generation import templates
 from t_elaine.generation.manners import read_manners
 from t_elaine.hf import chat_files
+from t_elaine.hf.card_rules import Card
 from tests.evaluation.making import make_run, make_vocabulary
 
 pytest.importorskip("transformers", reason="transformers is not installed")
@@ -144,6 +145,10 @@ def test_ids_that_jinja_cannot_give_are_told(tmp_path: Path, smollm2_dir: Path) 
         assert text == vocabulary.decode(store(turns[:2]))
         with pytest.raises(Exception, match="one question and one answer"):
             theirs.apply_chat_template(messages(turns), add_generation_prompt=True, tokenize=False)
+    again = asked(out)  # our own commands know the export's Jinja again: theirs are the ids of training
+    for turns in TALKS.values():
+        assert again(turns[:1]) == asked(run)(turns[:1])
+    assert choose("", load_vocabulary(out)).name == choose("chat", load_vocabulary(out)).name == "alpaca"
     with_input = [{"role": U, "content": "Translate.", "input": "高血圧"}]
     assert "### Input:\n高血圧\n\n### Response:" in theirs.apply_chat_template(
         with_input, add_generation_prompt=True, tokenize=False
@@ -155,7 +160,9 @@ def test_a_file_of_ones_own(tmp_path: Path, capsys: Any) -> None:
     file.write_text(MINE, encoding="utf-8")
     kept = record(str(file), vocabulary, source=MINE)
     run, out = trained_run(tmp_path / "run", vocabulary, kept), tmp_path / "out"
-    export.export(str(run), str(out))
+    export.export(str(run), str(out), card=Card(draft=True))
+    for name in ("README.md", "README.ja.md", "README.zh.md"):
+        assert "Chat template mine.jinja, in chat_template.jinja: the ids of training" in (out / name).read_text()
     assert (out / "chat_template.jinja").read_text() == MINE
     assert json.loads((out / "tokenizer_config.json").read_text())["chat_template"] == MINE
     assert json.loads((out / "proof.json").read_text())["chat_template"]["passed"]
@@ -164,7 +171,8 @@ def test_a_file_of_ones_own(tmp_path: Path, capsys: Any) -> None:
     assert "chat template mine.jinja, in chat_template.jinja: the ids of training" in told and "warning" not in told
     run = trained_run(tmp_path / "older", vocabulary, {"name": "mine.jinja", "sha256": kept["sha256"]})
     export.export(str(run), str(tmp_path / "without"))
-    assert "kept no more than the name of the template mine.jinja" in capsys.readouterr().out
+    told = " ".join(capsys.readouterr().out.split())
+    assert "the stores have kept no more than the name of the template mine.jinja" in told
     assert not (tmp_path / "without" / "chat_template.jinja").exists()
 
 
