@@ -164,7 +164,10 @@ def ours(what: Comparison, kind: str) -> list[float]:
     given: dict[str, Any] = {
         **{f"LlamaConfig.{name}": value for name, value in dataclasses.asdict(config_of(what.model)).items()},
         **{f"Schedule.{name}": getattr(what.schedule, name) for name in ("peak", "warmup_steps", "floor_fraction")},
-        **{f"Mixture.{name}": getattr(data, name) for name in ("sequence_length", "batch_tokens", "packing")},
+        **{
+            f"Mixture.{name}": getattr(data, name)
+            for name in ("sequence_length", "batch_tokens", "packing", "conversations")
+        },
         **{"STORES": tuple(data.stores), "RUN_DIR": str(run), "Start.checkpoint": str(parent)},
         **{"Loop.steps": what.steps, "Loop.evaluate_every": 10**6, "Loop.evaluate_tokens": 64},
         **{"AdamW.weight_decay": DECAY[kind], "Checkpointing.every": what.steps},

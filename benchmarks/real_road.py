@@ -311,7 +311,8 @@ def travel(road: Road) -> dict[str, Any]:
     path.write_text(json.dumps(facts, indent=1))
     if "reload" not in facts:
         facts["reload"] = timed(facts, "reload", lambda: reload(road, facts["evaluation"]))
-    facts["proof"] = re.findall(r".*largest difference.*", (road.out / "export.log").read_text(encoding="utf-8"))
+    told = (road.out / "export.log").read_text(encoding="utf-8").replace("\n  ", " ")  # long lines are broken there
+    facts["proof"] = re.findall(r".*largest difference.*", told)
     facts["redone"] = redone(road)
     facts["attempts"] = json.loads((road.out / "attempts.json").read_text())
     facts["arguments"] = {"limit": road.limit, "tokens": road.tokens, "length": road.length, "bindings": road.bindings}

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from t_elaine import cli, paths, quantised
+from t_elaine import cli, learnt, paths, quantised
 from t_elaine.checkpoints import reading
 from t_elaine.data.hf_files import hf_files
 from t_elaine.data.vocabulary import load_vocabulary
@@ -80,6 +80,7 @@ def export(
         beside_bytes=quantised.needed_bytes(config_of(meta), formats),
         card=card,
         average=average,
+        template=learnt.chat_template(run_dir, vocabulary),
     )
     print(f"exported to {done.folder}; " + ", ".join(f"{name} {took:.1f} s" for name, took in done.seconds.items()))
     if push:

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from t_elaine import paths
+from t_elaine import columns, paths
 from t_elaine.data import loader as loading
 from t_elaine.data.mixture import Mixture, accumulation
 from t_elaine.data.rows import RowPlan
@@ -75,6 +75,8 @@ def open_feed(
     """
     shape = batch_shape(data, rows_per_device, sharding.mesh.shape)
     plan = loading.open_mixture(data)
+    if data.conversations:
+        check_conversations(data.stores, say)
     if verify:
         compare(data.stores, say)
     size = int(plan.vocabulary["size"])
@@ -82,9 +84,13 @@ def open_feed(
         what = f"the stores' vocabulary has {size} ids, the model {vocab_size}"
         raise UserError(what, "LlamaConfig.vocab_size", "prepare the stores again with the model's own tokenizer")
     slots = loading.slots_of(sharding, shape)
-    say(f"batch [A={shape[0]}, B={shape[1]}, T={shape[2]}]; shares of the tokens {_shares(plan)}")
+    say(columns.wrapped(f"batch [A={shape[0]}, B={shape[1]}, T={shape[2]}]; shares of the tokens {_shares(plan)}"))
     for phase in () if data.priority else plan.phases[1:]:
-        say(f"from token {phase.first_row * data.sequence_length:,} on: {_weights(plan, phase.weights)}")
+        say(
+            columns.wrapped(
+                f"from token {phase.first_row * data.sequence_length:,} on: {_weights(plan, phase.weights)}"
+            )
+        )
     return Feed(
         loader=loading.Loader(plan, shape[0], shape[1], slots),
         shape=shape,
@@ -93,6 +99,25 @@ def open_feed(
         byte_lengths=byte_lengths(data.stores[0], vocab_size),
         vocabulary_sha256=str(plan.vocabulary["sha256"]),
     )
+
+
+def check_conversations(folders: Sequence[str], say: Callable[[str], None] = print) -> None:
+    """Refuse stores of plain documents alone; where they stand beside conversations (replay), name them.
+
+    Raises:
+        UserError: no store says which of its tokens are trained.
+    """
+    plain = [store.name for store in map(open_store, folders) if not has_spans(store)]
+    if len(plain) == len(folders):
+        what = f"{', '.join(plain)}: documents, and the settings (sft.gin) are for conversations"
+        mend = "text: cpt.gin, or Mixture.conversations = False; conversations: prepare them as docs/chat.md says"
+        raise UserError(what, "Mixture.stores", mend)
+    if plain:
+        say(
+            columns.wrapped(
+                f"warning: no conversations in {', '.join(plain)}: every token of their documents is trained"
+            )
+        )
 
 
 def _shares(plan: RowPlan) -> str:
@@ -165,7 +190,8 @@ def held_out_rows(
     lacking = [store.name for store in stores if store.name not in {found.store for found in sets}]
     if lacking:
         what = "no store has held-out text" if not sets else f"no held-out text in {', '.join(lacking)}"
-        say(f"warning: {what}, so its loss is not measured while training; prepare with a larger validation_share")
+        line = f"warning: {what}, so its loss is not measured while training; prepare with a larger validation_share"
+        say(columns.wrapped(line))
     most = max(1, tokens // data.sequence_length)
     return [{name: array[:most] for name, array in found.rows.items()} for found in sets]
 
@@ -191,10 +217,21 @@ def data_record(data: Mixture) -> dict[str, Any]:
 
 
 def _template(store: Store) -> dict[str, Any]:
-    """{"template": {"name", "sha256"}} of a store of conversations: what the model will know questions by."""
+    """{"template": {"name", "sha256"}} of a store of conversations: what the model will know questions by.
+
+    Of a .jinja file `source` too: nobody else has it.
+    """
     found = store.manifest.get("made_by", {}).get("template")
-    first = next(iter(store.batches("train")), None) if found else None
-    return {"template": found} if first is not None and first.trained is not None else {}
+    if not found or not has_spans(store):
+        return {}
+    source = store.manifest.get("chat_template")
+    return {"template": {**found, "source": source} if source else found}
+
+
+def has_spans(store: Store) -> bool:
+    """Whether a store says which of its tokens are trained, as one of conversations does."""
+    first = next(iter(store.batches("train")), None)
+    return first is not None and first.trained is not None
 
 
 def origin(manifest: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from t_elaine.hf.merge_methods import Merging, settled
 from t_elaine.hf.run_import import refuse_existing
 from t_elaine.training.run_folder import source_version
 
-FLAGS = ("to", "base", "models", "method", "weights", "density", "carrier", "overwrite")
+FLAGS = ("to", "base", "models", "method", "weights", "t", "density", "carrier", "overwrite")
 
 
 def merge(

@@ -1,14 +1,21 @@
 """What a run reads: held-out text that is lacking is named; hosts share the comparing of files with their digests."""
 
+import ast
+import re
 import shutil
 from pathlib import Path
 
 import jobs
+import pytest
 import tiny_runs
 
-from t_elaine import feeding
+from t_elaine import columns, feeding
+from t_elaine.data import tasks as registry
 from t_elaine.data.mixture import Mixture
 from t_elaine.data.store import read_manifest, write_manifest
+from t_elaine.data.tasks import load_modules
+from t_elaine.errors import UserError
+from t_elaine.paths import shipped
 
 # Two processes compare stores as train does, print what they read, and wait for each other as train does afterwards.
 COMPARING = """
@@ -82,3 +89,35 @@ def test_stores_without_held_out_text_are_named(tmp_path: Path) -> None:
     assert rows(*stores) == 3 and told[0].startswith("warning: no held-out text in bare")
     assert rows(stores[1]) == 0 and told[0].startswith("warning: no store has held-out text")
     assert rows(stores[1], tokens=0) == 0 and not told, "nothing was to be measured"
+
+
+def test_conversations_are_asked_for_and_documents_beside_them_named(tmp_path: Path) -> None:
+    plain, chats = (str(tiny_runs.make_store(tmp_path / name, answers=name == "chats")) for name in ("plain", "chats"))
+    said: list[str] = []
+    feeding.check_conversations((chats,), said.append)
+    assert not said
+    feeding.check_conversations((chats, plain), said.append)
+    assert said == ["warning: no conversations in plain: every token of their documents is trained"]
+    with pytest.raises(UserError, match=r"plain: documents, and the settings \(sft\.gin\) are for conversations"):
+        feeding.check_conversations((plain,), said.append)
+
+
+def test_what_is_said_fits_a_terminal(tmp_path: Path) -> None:
+    places = [str(tiny_runs.make_store(tmp_path / f"a_store_with_a_long_name_{i}")) for i in range(6)]
+    said: list[str] = []
+    feeding.check_conversations((str(tiny_runs.make_store(tmp_path / "chats", answers=True)), *places), said.append)
+    assert max(map(len, said[0].split("\n"))) <= columns.WIDTH < len(said[0])
+    assert all(Path(place).name in said[0] for place in places) and "\n  " in said[0]
+    assert columns.wrapped("short\ttabs stay") == "short\ttabs stay"
+
+
+def test_the_default_stores_are_those_that_prepare_makes_of_the_samples() -> None:
+    load_modules(("data_tasks.samples",))
+    for file, mixture, folder in (
+        ("sft.gin", "samples_instructions", "stores/chat"),
+        ("dpo.gin", "samples_preferences", "stores/preferences"),
+    ):
+        given = re.findall(
+            r"^STORES = (\(.*?\))", (shipped("gin_configs") / file).read_text(), re.MULTILINE | re.DOTALL
+        )
+        assert ast.literal_eval(given[0]) == tuple(f"{folder}/{name}" for name in registry.MIXTURES[mixture])

@@ -14,7 +14,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 PACKAGE = REPOSITORY / "t_elaine"
 ROOMS = sorted(p.name for p in PACKAGE.iterdir() if p.is_dir() and (p / "__init__.py").exists())
 
-# Room → rooms it may import from (its own is always allowed; errors, paths, faults, changes are open to all).
+# Room → rooms it may import from (its own is always allowed; errors, paths, columns, faults, changes are open to all).
 MAY_IMPORT = {
     "config": set(ROOMS) | {"commands"},
     "evaluation": {"generation", "model", "data", "hf", "parallel", "checkpoints"},
@@ -40,7 +40,7 @@ OPEN_TO_ALL = {
     "t_elaine",
     *(
         f"t_elaine.{name}"
-        for name in ("__version__", "changes", "errors", "faults", "forgetting", "parentage", "paths")
+        for name in ("__version__", "changes", "columns", "errors", "faults", "forgetting", "parentage", "paths")
     ),
 }
 

@@ -21,11 +21,16 @@ GROUPS = [("en", "textbook"), ("ja", "guideline"), ("zh", "web text")]
 
 
 def make_store(
-    folder: Path, documents: int = 150, seed: int = 0, vocabulary: str = "v" * 64, pairs: bool = False
+    folder: Path,
+    documents: int = 150,
+    seed: int = 0,
+    vocabulary: str = "v" * 64,
+    pairs: bool = False,
+    answers: bool = False,
 ) -> Path:
     """A store of random documents in three languages; id 0 is special (no bytes), the others have 1 to 3 bytes.
 
-    pairs: they are preferences, whose answers go up (chosen) and down (rejected).
+    pairs: they are preferences, whose answers go up (chosen) and down (rejected). answers: the second half is trained.
     """
     from t_elaine.data.store import Labels, Row, ShardWriter, write_manifest
     from t_elaine.paths import file_sha256
@@ -47,7 +52,8 @@ def make_store(
             steps = rng.integers(1, 4, rng.integers(5, 60))
             tokens = (np.cumsum(steps) % (VOCABULARY - 1) + 1).astype(np.uint32)
             tokens[0] = 0
-            tokens, trained = pair(rng) if pairs else (tokens, None)
+            half = [(len(tokens) // 2, len(tokens))] if answers else None
+            tokens, trained = pair(rng) if pairs else (tokens, half)
             language, category = GROUPS[i % 3]
             row = Row(
                 tokens=tokens,

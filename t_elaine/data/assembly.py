@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 
 from t_elaine import paths
-from t_elaine.data import exam_filter
+from t_elaine.data import aside, exam_filter
+from t_elaine.data.chat_choice import choose
 from t_elaine.data.identity import Making, known_digests, made_by, same_or_refuse, without_times
-from t_elaine.data.preparation import Shard, labels, plan_pieces, too_many_rejected
+from t_elaine.data.preparation import Shard, labels, plan_pieces
 from t_elaine.data.sources import check_source
 from t_elaine.data.store import (
     MANIFEST,
@@ -152,8 +153,7 @@ def seal(work: Work, reports: list[dict[str, Any]]) -> dict[str, Any]:
     documents = sum(report["documents"] for report in reports)
     systems = sum(report.get("system_turns_left_out", 0) for report in reports)
     if reasons.total() > work.making.max_rejected_share * (documents + reasons.total()):
-        where = str(work.partial / "part-*.quarantine.jsonl")
-        raise too_many_rejected(documents, reasons, work.making.max_rejected_share, where)
+        raise aside.too_many(documents, reasons, work.making.max_rejected_share, str(work.partial / aside.FILES))
     if not documents:
         raise UserError(f"task {work.task.name!r} yields no document", str(work.partial), "look at its sources")
     pairs = sum(report.get("pairs", 0) for report in reports)
@@ -178,6 +178,7 @@ def seal(work: Work, reports: list[dict[str, Any]]) -> dict[str, Any]:
         "duplicates": {"texts": duplicates, "dropped": work.making.drop_duplicates},
         "quarantine": dict(sorted(reasons.items())),
         **({"pairs": True} if pairs else {}),
+        **_template_source(work),
         **({"system_turns_left_out": systems} if systems else {}),
         **({"exam_overlap": exam_filter.total(reports, work.making.exams)} if work.making.exams else {}),
         "shards": shards,
@@ -189,6 +190,13 @@ def seal(work: Work, reports: list[dict[str, Any]]) -> dict[str, Any]:
     fault_point("prepare.after_marker")
     _finish_commit(work.final, work.partial)
     return read_manifest(work.final)
+
+
+def _template_source(work: Work) -> dict[str, str]:
+    """Of a template in a file its source, which is nowhere else when the model is asked or exported."""
+    given = work.making.template
+    named = "template" in work.made_by and given.endswith(".jinja")
+    return {"chat_template": choose(given, work.vocabulary).source} if named else {}
 
 
 def _parts(work: Work, split: str) -> list[Path]:

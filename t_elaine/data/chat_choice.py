@@ -1,12 +1,13 @@
 """Which chat template writes conversations: a shipped one by name, the tokenizer's own, or a file."""
 
+import datetime
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from t_elaine.data import chat_jinja
-from t_elaine.data.chat_templates import OWN, Template, named
+from t_elaine.data.chat_templates import OWN, Template, made_into, named
 from t_elaine.data.vocabulary import Vocabulary
 from t_elaine.errors import UserError
 
@@ -18,8 +19,8 @@ def choose(name: str, vocabulary: Vocabulary) -> Template:
     """The template called so.
 
     Args:
-        name: of a shipped one; "chat": the tokenizer's own; a path that ends in .jinja; "": the tokenizer's own, or
-            `plain` where it has none.
+        name: of a shipped one; "chat": the tokenizer's own, or the shipped one whose Jinja that is (of an export); a
+            path that ends in .jinja; "": the tokenizer's own, or `plain` where it has none.
         vocabulary: the tokenizer's.
 
     Raises:
@@ -38,7 +39,34 @@ def choose(name: str, vocabulary: Vocabulary) -> Template:
         return named(name, vocabulary)
     if not source:
         return named(PLAIN, vocabulary)
-    return chat_jinja.own(source, token_names(config), vocabulary, Path(name).name or OWN)
+    own = chat_jinja.own(source, token_names(config), vocabulary, Path(name).name or OWN)
+    return own if name.endswith(".jinja") else made_into(source, vocabulary) or own
+
+
+def recorded(record: Mapping[str, Any], vocabulary: Vocabulary) -> Template:
+    """The template that a store says its conversations were written by, with the time of now where it names the day.
+
+    Args:
+        record: `name`, and of a .jinja file `source` (stores that were prepared before it was kept lack it).
+        vocabulary: the store's, or its copy in a run.
+
+    Raises:
+        UserError: it is not there any more.
+    """
+    name = str(record["name"])
+    if name.endswith(".jinja"):
+        source = str(record.get("source", ""))
+        if not source:
+            mend = "put the file beside the tokenizer yourself, as chat_template.jinja"
+            raise UserError(f"the stores have kept no more than the name of the template {name}", "data.json", mend)
+    else:
+        template = choose(name, vocabulary)
+        if template.name != OWN:
+            return template
+        source = template.source
+    files = vocabulary.files()
+    config = _json(files[CONFIG]) if CONFIG in files else {}
+    return chat_jinja.own(source, token_names(config), vocabulary, name, datetime.datetime.now())
 
 
 def own_source(config: Mapping[str, Any]) -> str:

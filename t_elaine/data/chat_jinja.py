@@ -26,6 +26,10 @@ MEND = "mend chat_template.jinja beside the tokenizer, or take a named template"
 PROBE = (Turn(USER, "What?"), Turn(ASSISTANT, "This.\nAnd that."), Turn(USER, "Why?"), Turn(ASSISTANT, "So."))
 
 
+class Refused(ValueError):
+    """What a template says by `raise_exception`."""
+
+
 def own(
     source: str,
     token_names: Mapping[str, str],
@@ -50,13 +54,20 @@ def own(
         return _write(partial(render, source, token_names=token_names, go_on=go_on, now=now), vocabulary, turns, go_on)
 
     digest = hashlib.sha256(json.dumps([source, dict(token_names)], sort_keys=True).encode()).hexdigest()
-    return Template(name=name, sha256=digest, has_system=_has_system(source, token_names), apart=False, write=write)
+    has_system = _has_system(source, token_names)
+    return Template(name=name, sha256=digest, has_system=has_system, apart=False, source=source, write=write)
 
 
 def check(template: Template) -> None:
-    """Raise UserError where a template's trained spans cannot be told in a plain conversation."""
+    """Raise UserError where a template's trained spans cannot be told in a plain conversation.
+
+    One question and its answer do for a template that refuses a second question.
+    """
     try:
-        template.write(PROBE, False)
+        try:
+            template.write(PROBE, False)
+        except Refused:
+            template.write(PROBE[:2], False)
     except ValueError as error:
         what = f"what a model would learn from the template {template.name!r} cannot be told: {error}"
         raise UserError(what, "template", MEND) from error
@@ -147,7 +158,7 @@ def _compiled(source: str) -> Any:
     import jinja2.sandbox
 
     def refuse(message: str) -> None:
-        raise ValueError(f"the chat template refuses it: {message}")
+        raise Refused(f"the chat template refuses it: {message}")
 
     environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]

@@ -5,6 +5,7 @@ The named ones are data (data_tasks/chat_templates.json, with sources); a tokeni
 by writing so. What becomes of parts: `chat_tokens`.
 """
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from t_elaine.data.chat import ASSISTANT, SYSTEM, Turn
+from t_elaine.data import chat_source
+from t_elaine.data.chat import ASSISTANT, SYSTEM, USER, Turn
 from t_elaine.errors import UserError
 from t_elaine.paths import shipped
 
@@ -56,6 +58,7 @@ class Template:
         has_system: whether a system's turn has a place; where not, it is left out.
         apart: whether parts are encoded one by one, as a served prompt is, or neighbours together, as a tokenizer's own
             template is.
+        source: as Jinja, for programs that know no other templates.
         write: (turns, whether the assistant is to go on writing) → parts. ValueError: these turns cannot be written.
     """
 
@@ -63,6 +66,7 @@ class Template:
     sha256: str
     has_system: bool
     apart: bool
+    source: str
     write: Callable[[Sequence[Turn], bool], list[Part]]
 
 
@@ -82,15 +86,34 @@ def named(name: str, vocabulary: Specials) -> Template:
         known = ", ".join([*described, OWN])
         raise UserError(f"no template is called {name!r}", "template", f"give one of {known}, or a .jinja file")
     found = described[name]
-    tokens = _tokens(found, name, vocabulary)
+    tokens, texts = _tokens(found, name, vocabulary), {i: text for text, i in vocabulary.special.items()}
     digest = hashlib.sha256(json.dumps(found, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
     return Template(
         name=name,
         sha256=digest,
         has_system="system" in found,
         apart=not found.get("together", False),
+        source=chat_source.jinja(found, name, {token: texts[i] for token, i in tokens.items()}),
         write=lambda turns, go_on: _write(found, name, tokens, turns, go_on),
     )
+
+
+def made_into(source: str, vocabulary: Specials) -> Template | None:
+    """The shipped template that a Jinja source was made from, for this vocabulary; None for any other source.
+
+    An export that is read again is so asked and trained with the ids of its training, which Jinja may not give.
+    """
+    for name in names():
+        with contextlib.suppress(UserError):  # the vocabulary lacks its tokens
+            if (template := named(name, vocabulary)).source == source:
+                return template
+    return None
+
+
+def end_ids(template: Template) -> list[int]:
+    """The special tokens by which a model that learnt from the template ends its answers, ascending."""
+    parts = template.write((Turn(USER, "Why?"), Turn(ASSISTANT, "So.")), False)
+    return sorted({part.special for part in parts if part.trained and part.special >= 0})
 
 
 def _described() -> dict[str, dict[str, Any]]:

@@ -79,6 +79,7 @@ class Mixture:
         seed: order of the documents; each source's is derived from this and its name.
         packing: "split" (documents cut at row ends, none lost) or "whole" (several whole documents a row).
         overlong: "whole" only: documents of more than T+1 tokens are dropped or truncated; either is counted.
+        conversations: refuse stores where none of them says which tokens are trained, as stores of conversations do.
         window_tokens: documents are shuffled within windows of about this many tokens (and one document for each 512).
         split: which split of the stores.
         cache_gb: GB of memory for what is read of stores in an object store; 0.54 for each of them reads nothing twice.
@@ -98,6 +99,7 @@ class Mixture:
     seed: int = 0
     packing: str = "split"
     overlong: str = "drop"
+    conversations: bool = False
     window_tokens: int = WINDOW_TOKENS
     split: str = "train"
     cache_gb: float = 4.0

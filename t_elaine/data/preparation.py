@@ -17,7 +17,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from t_elaine.data import chat_tokens, exam_filter, preference_tokens
+from t_elaine.data import aside, chat_tokens, exam_filter, preference_tokens
 from t_elaine.data.chat import SYSTEM
 from t_elaine.data.chat_choice import choose
 from t_elaine.data.chat_jinja import check
@@ -148,17 +148,17 @@ def prepare_shard(shard: Shard) -> dict[str, Any]:
         writers = {
             split: held.enter_context(ShardWriter(shard.path(f"{split}.arrow"), labels(shard.task))) for split in splits
         }
-        with open(quarantine, "w", encoding="utf-8", newline="\n") as aside:
-            for source, batch in _free_of_exams(shard, tally, aside):
+        with open(quarantine, "w", encoding="utf-8", newline="\n") as sink:
+            for source, batch in _free_of_exams(shard, tally, sink):
                 tally.pairs += sum(bool(text.rejected) for text in batch)
                 for row, split in _rows(batch, source, shard, vocabulary):
                     writers[split].add(row)
                 documents += len(batch)
                 fault_point("prepare.mid_write")
-                aside.flush()
+                sink.flush()
                 _check_early(documents, tally.rejected, shard)
-            aside.flush()
-            os.fsync(aside.fileno())
+            sink.flush()
+            os.fsync(sink.fileno())
         for writer in writers.values():
             writer.close()
     fault_point("prepare.before_report")
@@ -176,25 +176,7 @@ def _check_early(documents: int, reasons: Counter[str], shard: Shard) -> None:
     seen = documents + reasons.total()
     if seen >= _EARLY_LOOK and reasons.total() > shard.max_rejected_share * seen:
         # The shard as a whole might still pass, but not with these first thousand as a sample of it.
-        raise too_many_rejected(documents, reasons, shard.max_rejected_share, str(shard.path("quarantine.jsonl")))
-
-
-def too_many_rejected(documents: int, reasons: Counter[str], allowed: float, where: str) -> UserError:
-    bad, seen = reasons.total(), documents + reasons.total()
-    common = "; ".join(f"{count} × {reason}{_example(where, reason)}" for reason, count in reasons.most_common(3))
-    what = f"{bad} of {seen} records ({bad / seen:.1%}) are malformed, {allowed:.1%} are allowed: {common}"
-    return UserError(what, where, "mend the sources (file and line stand there), or raise max_rejected_share")
-
-
-def _example(where: str, reason: str) -> str:
-    """What the first record set aside for a reason says beyond it, if anything: " (such as …)". `where`: a pattern."""
-    for file in sorted(Path(where).parent.glob(Path(where).name)):
-        with open(file, encoding="utf-8") as lines:
-            for line in lines:
-                kind, _, particular = json.loads(line)["reason"].partition(": ")
-                if kind == reason and particular:
-                    return f" (such as {particular})"
-    return ""
+        raise aside.too_many(documents, reasons, shard.max_rejected_share, str(shard.path("quarantine.jsonl")))
 
 
 @functools.lru_cache(maxsize=2)
@@ -205,9 +187,9 @@ def _vocabulary(path: str, sha256: str) -> Vocabulary:
     return vocabulary
 
 
-def _free_of_exams(shard: Shard, tally: Tally, aside: TextIO) -> Iterator[tuple[Source, list[Text]]]:
+def _free_of_exams(shard: Shard, tally: Tally, sink: TextIO) -> Iterator[tuple[Source, list[Text]]]:
     """`_batches` without documents that hold exam items, which go aside and are no malformed records."""
-    for source, piece, batch in _batches(shard, tally, aside):
+    for source, piece, batch in _batches(shard, tally, sink):
         if shard.exams is None or not batch:
             yield source, batch
             continue
@@ -215,7 +197,7 @@ def _free_of_exams(shard: Shard, tally: Tally, aside: TextIO) -> Iterator[tuple[
         tally.overlaps.update(counts)
         first = first_line(source, piece) if dropped else 0
         for item in dropped:
-            print(json.dumps(_set_aside(item, source, piece, first), ensure_ascii=True), file=aside)
+            print(json.dumps(_set_aside(item, source, piece, first), ensure_ascii=True), file=sink)
         yield source, kept
 
 
@@ -248,7 +230,7 @@ def _template(name: str, vocabulary: str, sha256: str) -> Template:
     return template
 
 
-def _batches(shard: Shard, tally: Tally, aside: TextIO) -> Iterator[tuple[Source, Piece, list[Text]]]:
+def _batches(shard: Shard, tally: Tally, sink: TextIO) -> Iterator[tuple[Source, Piece, list[Text]]]:
     """Documents in batches of about a million characters, so that the tokenizer works in one go; bad ones go aside."""
     for index, piece in shard.pieces:
         source = shard.task.sources[index]
@@ -259,8 +241,8 @@ def _batches(shard: Shard, tally: Tally, aside: TextIO) -> Iterator[tuple[Source
             item = _spoken(item, shard, tally)
             if isinstance(item, Rejected):
                 first = first_line(source, piece) if first is None else first
-                tally.rejected[item.reason.partition(":")[0]] += 1  # what follows the colon is particular to the record
-                print(json.dumps(_set_aside(item, source, piece, first), ensure_ascii=True), file=aside)
+                aside.count(tally.rejected, item.reason, source.private)
+                print(json.dumps(_set_aside(item, source, piece, first), ensure_ascii=True), file=sink)
                 continue
             batch.append(item)
             size += len(item.text)

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from t_elaine.data import exam_filter, showing
+from t_elaine.data import aside, exam_filter, showing
 from t_elaine.data import tasks as registry
 from t_elaine.data.assembly import Work, holding, plan_work, seal
 from t_elaine.data.identity import Making
@@ -73,7 +73,7 @@ def prepare_named(
         if weights is not None:
             path = write_mixture(name, weights, folder)
             console.print(f"weights of {name}: {path}", highlight=False, soft_wrap=True)
-    report(manifests, console)
+    report(manifests, console, folder)
     for task in wanted if show else ():
         showing.show(str(folder / task), show, console)
     repeated = duplicates_between([folder / name for name in wanted]) if len(wanted) > 1 else 0
@@ -140,6 +140,10 @@ def _make(works: list[Work], mapper: Mapper, console: Console) -> None:
                 _seal_if_complete(left, done.task.name)
             for name in list(left):
                 _seal_if_complete(left, name)
+    except UserError as error:
+        for work in works:
+            error = aside.kept(error, work.partial, _aside_file(work))
+        raise error
     except OSError as error:
         if error.errno not in NO_ROOM:
             raise
@@ -154,6 +158,12 @@ def _seal_if_complete(left: dict[str, Work], name: str) -> None:
     reports = [report for shard in work.shards if (report := finished(shard)) is not None]
     if len(reports) == len(work.shards):
         seal(left.pop(name), reports)
+        _aside_file(work).unlink(missing_ok=True)
+
+
+def _aside_file(work: Work) -> Path:
+    """Beside the stores: what was set aside where that was too much for a store to be made."""
+    return work.final.with_name(f"{work.task.name}.quarantine.jsonl")
 
 
 def mapper_of(runner: str, beam_options: Sequence[str]) -> Mapper | None:
@@ -264,7 +274,7 @@ def duplicates_between(folders: Sequence[Path]) -> int:
     return repeated
 
 
-def report(manifests: Sequence[dict[str, Any]], console: Console) -> None:
+def report(manifests: Sequence[dict[str, Any]], console: Console, stores: Path) -> None:
     """Print documents, tokens, bytes and bytes per token by language and category, and what was set aside."""
     totals: dict[tuple[str, str], list[int]] = {}
     for count in (count for manifest in manifests for count in manifest["counts"]):
@@ -280,7 +290,6 @@ def report(manifests: Sequence[dict[str, Any]], console: Console) -> None:
     table.add_row("all", "", *_figures([sum(column) for column in zip(*totals.values(), strict=True)]))
     console.print(table)
     for manifest in manifests:
-        reasons = ", ".join(f"{count} × {reason}" for reason, count in manifest["quarantine"].items())
         repeated = manifest["duplicates"]
         if lacking := without_held_out(manifest):
             console.print(f"{manifest['name']}: {lacking}", highlight=False)
@@ -290,8 +299,11 @@ def report(manifests: Sequence[dict[str, Any]], console: Console) -> None:
             console.print(f"{manifest['name']}: chat template {template['name']}{told}", highlight=False)
         if overlapping := exam_filter.told(manifest):
             console.print(f"{manifest['name']}: {overlapping}", highlight=False)
-        if reasons:
-            console.print(f"{manifest['name']}: set aside {reasons} (quarantine.jsonl)", highlight=False)
+        if reasons := manifest["quarantine"]:
+            file = stores / manifest["name"] / "quarantine.jsonl"
+            first = f"{manifest['name']}: {sum(reasons.values())} records set aside, in {file}:"
+            for line in (first, *(f"  {line}" for line in aside.told(reasons, [file]))):
+                console.print(line, highlight=False, markup=False, soft_wrap=True)
         if repeated["texts"]:
             what = "dropped" if repeated["dropped"] else "kept; drop_duplicates=True drops them"
             console.print(f"{manifest['name']}: {repeated['texts']} repeated texts ({what})", highlight=False)

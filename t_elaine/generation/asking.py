@@ -71,21 +71,33 @@ def read_prompts(path: str) -> list[str]:
         UserError: no such file, a line that is no such record, or nothing in it.
     """
     try:
-        lines = [line.rstrip("\r") for line in paths.read_text(path).split("\n") if line.strip()]
+        every = enumerate((line.rstrip("\r") for line in paths.read_text(path).split("\n")), 1)
+        lines = [(number, line) for number, line in every if line.strip()]
     except (FileNotFoundError, UnicodeDecodeError) as error:
         raise UserError(
             f"the prompts cannot be read: {error}", path, "give a file in UTF-8, a prompt a line"
         ) from error
-    if path.endswith(".jsonl"):
-        for number, line in enumerate(lines, 1):
-            try:
-                lines[number - 1] = str(json.loads(line)["prompt"])
-            except (ValueError, KeyError, TypeError) as error:
-                mend = 'each line is a JSON object with "prompt"'
-                raise UserError(f"this line is no prompt: {error!r}", f"{path}:{number}", mend) from error
     if not lines:
         raise UserError("there is no prompt in it", path, "write one a line")
-    return lines
+    is_json = path.endswith(".jsonl")
+    return [_prompt_of(line, f"{path}:{number}") if is_json else line for number, line in lines]
+
+
+def _prompt_of(line: str, where: str) -> str:
+    """The field `prompt` of a line of JSON."""
+    mend = 'each line is a JSON object with the text under "prompt", as {"prompt": "What is a stroke?"}'
+    try:
+        record = json.loads(line)
+    except ValueError as error:
+        raise UserError(f"this line is not JSON: {error}", where, mend) from error
+    if not isinstance(record, dict):
+        raise UserError(f"this line is no JSON object: {line[:60]}", where, mend)
+    if "prompt" not in record:
+        has = ", ".join(map(repr, record)) or "nothing"
+        raise UserError(f'this record has no "prompt": it has {has}', where, mend)
+    if not isinstance(record["prompt"], str):
+        raise UserError(f'"prompt" is no text: {str(record["prompt"])[:60]}', where, mend)
+    return record["prompt"]
 
 
 def ask(

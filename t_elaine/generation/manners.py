@@ -54,6 +54,7 @@ class Manners:
         end_ids: of generation_config.json, the vocabulary's EOS, and ENDS.
         before: ids that its tokenizer puts before a text.
         learnt: name of the template of the conversations that it was trained on last; "" if there were none.
+        learnt_source: Jinja source of that template, where it is a .jinja file's and the run has kept it.
     """
 
     chat_template: str
@@ -61,6 +62,7 @@ class Manners:
     end_ids: tuple[int, ...]
     before: tuple[int, ...]
     learnt: str = ""
+    learnt_source: str = ""
 
 
 def read_manners(folders: Sequence[str], vocabulary: Coder) -> Manners:
@@ -74,6 +76,7 @@ def read_manners(folders: Sequence[str], vocabulary: Coder) -> Manners:
         UserError: a file is no JSON.
     """
     config = _json(folders, "tokenizer_config.json")
+    learnt: dict[str, str] = next((s["template"] for s in _json(folders, "data.json").values() if "template" in s), {})
     ends = _json(folders, "generation_config.json").get("eos_token_id")
     named = [ends] if isinstance(ends, int) else list(ends or ())
     named += [i for i in (vocabulary.eos, *map(vocabulary.special.get, ENDS)) if i is not None]
@@ -82,7 +85,8 @@ def read_manners(folders: Sequence[str], vocabulary: Coder) -> Manners:
         names=token_names(config),
         end_ids=tuple(sorted(set(named))),
         before=_before(folders, config, vocabulary),
-        learnt=next((s["template"]["name"] for s in _json(folders, "data.json").values() if "template" in s), ""),
+        learnt=learnt.get("name", ""),
+        learnt_source=learnt.get("source", ""),
     )
 
 

@@ -6,9 +6,11 @@ to go on from is what it is asked with. A special token's text inside a message 
 
 import datetime
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
+from t_elaine import paths
 from t_elaine.data import chat_jinja, chat_templates, chat_tokens
 from t_elaine.data.chat import Turn
 from t_elaine.errors import UserError
@@ -25,19 +27,32 @@ def choose(name: str, vocabulary: Coder, manners: Manners) -> tuple[str, Templat
     Raises:
         UserError: no such template, or this model cannot use it.
     """
-    learnt = "" if manners.learnt.endswith(".jinja") else manners.learnt  # a file of its own is given again
+    # A run from before the sources of files were kept has the name alone: the file is to be given again.
+    learnt = "" if manners.learnt.endswith(".jinja") and not manners.learnt_source else manners.learnt
+    source = manners.learnt_source if not name else _read(name) if name.endswith(".jinja") else ""
     name = name or learnt or (OWN if manners.chat_template else NONE)
     if name == NONE:
         return name, lambda messages: _none(messages, vocabulary, manners)
-    if name != OWN:
-        template = chat_templates.named(name, vocabulary)
-    elif manners.chat_template:
+    source = source or (manners.chat_template if name == OWN else "")
+    shipped = chat_templates.made_into(source, vocabulary) if name == OWN else None
+    if shipped is not None:
+        name, template = shipped.name, shipped
+    elif source:
         now = datetime.datetime.now()
-        template = chat_jinja.own(manners.chat_template, manners.names, vocabulary, now=now)
+        template = chat_jinja.own(source, manners.names, vocabulary, Path(name).name, now)
+    elif name != OWN:
+        template = chat_templates.named(name, vocabulary)
     else:
         mend = "give --template=none, chatml, plain …, or put chat_template.jinja beside the tokenizer"
         raise UserError("this model has no chat template", "generate.template", mend)
     return name, lambda messages: _written(messages, vocabulary, template)
+
+
+def _read(file: str) -> str:
+    try:
+        return paths.read_text(file)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"the chat template cannot be read: {error}", file, "check the path") from error
 
 
 def _none(messages: Sequence[Message], vocabulary: Coder, manners: Manners) -> np.ndarray:

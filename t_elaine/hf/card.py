@@ -9,7 +9,7 @@ from typing import Any
 
 from t_elaine import __version__, changes
 from t_elaine.checkpoints.layout import CheckpointMeta
-from t_elaine.hf import card_data, card_judged, card_merge, card_rules, tokenizer_check
+from t_elaine.hf import card_data, card_judged, card_merge, card_rules, chat_files, tokenizer_check
 from t_elaine.hf.card_data import words
 from t_elaine.hf.card_rules import Card
 from t_elaine.model.config import LlamaConfig
@@ -96,9 +96,9 @@ def _proof_section(proof: dict[str, Any], say: dict[str, Any]) -> str:
     ]
     lines = [say["proof"], told, card_data.table([*say["proof_header"], *languages], rows)]
     lines += [say["proof_lack"].format(name=n, lack=lack) for n, lack in proof.get("not_compared", {}).items()]
-    if proof.get("tokenizer"):
-        sentence = tokenizer_check.summary(proof["tokenizer"])
-        lines.append(f"{sentence[0].upper()}{sentence[1:]}.")
+    told = [tokenizer_check.summary(proof["tokenizer"])] if proof.get("tokenizer") else []
+    told += [chat_files.summary(proof["chat_template"])] if proof.get("chat_template") else []
+    lines += [f"{sentence[0].upper()}{sentence[1:]}." for sentence in told]
     return "\n\n".join([*lines, say["proof_end"]])
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from t_elaine import paths
+from t_elaine import columns, paths
 from t_elaine.checkpoints import adapters, reading
 from t_elaine.checkpoints.layout import CheckpointMeta, step_dir
 from t_elaine.errors import UserError
@@ -26,6 +26,7 @@ from t_elaine.faults import fault_point
 from t_elaine.hf import (
     averaged,
     card_parts,
+    chat_files,
     folders,
     growing,
     lm_eval_files,
@@ -37,6 +38,7 @@ from t_elaine.hf import (
     tokenizer_check,
 )
 from t_elaine.hf.card_rules import Card
+from t_elaine.hf.chat_files import ChatTemplate
 from t_elaine.hf.importing import Source
 from t_elaine.hf.prompts import PROMPTS
 from t_elaine.model.config import LlamaConfig, RopeScaling, to_hf
@@ -69,6 +71,7 @@ def export_checkpoint(
     beside_bytes: int = 0,
     card: Card | None = None,
     average: bool = False,
+    template: ChatTemplate | None = None,
     say: Callable[[str], None] = print,
 ) -> Exported:
     """Write a checkpoint's parameters as a Hugging Face folder, and prove it.
@@ -86,6 +89,7 @@ def export_checkpoint(
         beside_bytes: what these take on the disk.
         card: what the model card says that no run records; a card that lacks a part is not written (card_parts.py).
         average: write the running average of the weights (`AdamW.average`) instead of the weights.
+        template: of the conversations that the run was trained on; None: the tokenizer's own, if any, goes along.
         say: takes lines of progress.
 
     Raises:
@@ -107,6 +111,8 @@ def export_checkpoint(
         fault_point("export.before_write")
         seconds["stream"] = _timed(lambda: write_weights(folder, source, config, dtype, shard_bytes, local))
         write_side_files(folder, run_dir, meta, config, dtype, tokenizer_files)
+        if template is not None:
+            chat_files.write(folder, template)
         lm_eval_files.write(folder)
         size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
         say(f"wrote {size / 1e9:.3f} GB in {seconds['stream']:.1f} s; proving it")
@@ -120,11 +126,14 @@ def export_checkpoint(
         if lack:
             found["not_compared"] = {"transformers": lack}
         found["tokenizer"] = compare_tokenizer(folder, run_dir, encode) if transformers is not False else None
+        if template is not None:
+            compares = transformers is not False and tokenizer_check.is_possible()
+            found["chat_template"] = chat_files.compare(folder, template) if compares else {"name": template.name}
         seconds["proof"] = time.monotonic() - started
         found |= {"checkpoint": _described(run_dir, meta), "seconds": {k: round(v, 2) for k, v in seconds.items()}}
         found |= {"average": True} if average else {}
         for line in summary(found):
-            say(line)
+            say(columns.wrapped(line))
         if not found["passed"]:
             raise _unproven(found, to)
         found |= beside(folder)
@@ -245,6 +254,8 @@ def summary(found: dict[str, Any]) -> list[str]:
     lines += [f"logits, not compared through {name}: {lack}" for name, lack in found.get("not_compared", {}).items()]
     if found.get("tokenizer"):
         lines.append(tokenizer_check.summary(found["tokenizer"]))
+    if found.get("chat_template"):
+        lines.append(chat_files.summary(found["chat_template"]))
     return lines
 
 

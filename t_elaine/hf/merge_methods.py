@@ -62,9 +62,11 @@ def settled(how: Merging, models: int) -> Merging:
     """
     if how.method not in METHODS:
         raise UserError(f"method is {how.method!r}", "merge.method", f"give one of {', '.join(METHODS)}")
+    _check_known(how)
     weights = how.weights or (1.0,) * models
     if len(weights) != models:
-        what = f"{len(weights)} weights for {models} models (the base has none)"
+        given = f"{len(weights)} weight{'s' * (len(weights) != 1)}"
+        what = f"{given} for {models} model{'s' * (models != 1)} (the base has none)"
         raise UserError(what, "merge.weights", "give one weight for each model, in their order")
     density = how.density * models if len(how.density) == 1 else how.density
     if len(density) != models or not all(0 < share <= 1 for share in density):
@@ -74,9 +76,21 @@ def settled(how: Merging, models: int) -> Merging:
     rescale = ("l1" if "dare" in how.method else "none") if how.rescale is None else how.rescale
     if rescale not in RESCALES:
         raise UserError(f"rescale is {rescale!r}", "merge.rescale", f"give one of {', '.join(RESCALES)}")
-    done = replace(how, weights=weights, density=density, normalize=normalize, rescale=rescale)
+    t = how.t[0] if isinstance(how.t, tuple | list) and len(how.t) == 1 else how.t  # --t=0.3 comes as a list
+    done = replace(how, t=t, weights=weights, density=density, normalize=normalize, rescale=rescale)
     _check_numbers(done)
     return done
+
+
+def _check_known(how: Merging) -> None:
+    """Refuse the number that another method goes by: it would be left out without a word."""
+    if how.method == "slerp" and how.weights:
+        mend = "give --t=, 0 the base or first model, 1 the other; or --method=linear"
+        raise UserError("slerp goes by t and knows no weights", "merge.weights", mend)
+    if how.method != "slerp" and how.t != Merging().t:
+        raise UserError(
+            f"t is slerp's, and the method is {how.method}", "merge.t", "give --method=slerp, or --weights="
+        )
 
 
 def _check_numbers(how: Merging) -> None:

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from t_elaine import columns
 from t_elaine.errors import UserError
 from t_elaine.model import llama
 from t_elaine.model.config import ComputeConfig, LlamaConfig
@@ -63,10 +64,11 @@ def check_packing(
             "ComputeConfig.attention",
             "take ComputeConfig.attention = 'reference', and report this: the kernel is wrong on this hardware",
         )
-    say(
+    line = (
         f"packed rows equal their documents alone ({told}): logits within {found['logits']:.0e}, gradients within "
         f"{found[worst]:.0e} of their norm; {time.perf_counter() - start:.1f} s"
     )
+    say(columns.wrapped(line))
 
 
 def tiny(model: LlamaConfig, mesh: Mesh) -> LlamaConfig:

@@ -9,11 +9,14 @@ from typing import Any
 import pytest
 import small_tasks as small
 from rich.console import Console
-from small_vocabularies import SAMPLE_VOCABULARY
+from small_vocabularies import SAMPLE_VOCABULARY, train_byte_level
 
+from t_elaine import feeding
 from t_elaine.data import chat_forms, showing
 from t_elaine.data.chat import Turn, check
+from t_elaine.data.chat_choice import recorded
 from t_elaine.data.identity import Making
+from t_elaine.data.mixture import Mixture
 from t_elaine.data.store import open_store
 from t_elaine.data.vocabulary import load_vocabulary
 from t_elaine.data.workers import prepare_stores
@@ -121,11 +124,18 @@ def test_records_of_another_form_are_refused(form: Any, fields: dict[str, Any], 
         form(fields)
 
 
-def prepared(tmp_path: Path, rows: list[dict[str, Any]], template: str = "plain", **making: Any) -> Path:
+def prepared(
+    tmp_path: Path,
+    rows: list[dict[str, Any]],
+    template: str = "plain",
+    vocabulary: Path = SAMPLE_VOCABULARY,
+    **making: Any,
+) -> Path:
+    tmp_path.mkdir(exist_ok=True)
     path = small.write_rows(tmp_path / "a.jsonl", rows)
     task = small.task("t", small.source(path), preprocessors=(chat_forms.openai_messages,))
     made = Making(validation_share=0, template=template, **making)
-    prepare_stores([task], load_vocabulary(SAMPLE_VOCABULARY), tmp_path / "stores", made, workers=1, console=quiet)
+    prepare_stores([task], load_vocabulary(vocabulary), tmp_path / "stores", made, workers=1, console=quiet)
     return tmp_path / "stores" / "t"
 
 
@@ -153,6 +163,33 @@ def test_a_store_is_trained_on_answers_and_their_ends_alone(tmp_path: Path) -> N
     console = Console(file=io.StringIO(), width=80)
     showing.show(str(store.folder), 1, console)
     assert f"⟦体温が高いこと。{eos}⟧" in console.file.getvalue()
+
+
+def test_a_template_of_a_file_is_kept_with_the_store_and_found_again(tmp_path: Path) -> None:
+    folder, file = train_byte_level(tmp_path / "v", "gpt2"), tmp_path / "mine.jinja"
+    source = "{% for m in messages %}[{{ m.role }}] {{ m.content }}<|endoftext|>{% endfor %}"
+    file.write_text(source, encoding="utf-8")
+    store = prepared(tmp_path, ROWS, str(file), folder)
+    kept = feeding.data_record(Mixture(stores=(str(store),), sequence_length=8, batch_tokens=8))["t"]["template"]
+    assert kept["name"] == "mine.jinja" and kept["source"] == source
+    file.unlink()
+    again = recorded(kept, load_vocabulary(store / "vocabulary"))
+    assert (again.source, again.sha256, again.name) == (source, kept["sha256"], "mine.jinja")
+    with pytest.raises(UserError, match=r"no more than the name of the template mine\.jinja"):
+        recorded({"name": "mine.jinja", "sha256": ""}, load_vocabulary(folder))
+    named = prepared(tmp_path / "named", ROWS, "plain", folder)
+    kept = feeding.data_record(Mixture(stores=(str(named),), sequence_length=8, batch_tokens=8))["t"]["template"]
+    assert set(kept) == {"name", "sha256"} and recorded(kept, load_vocabulary(folder)).sha256 == kept["sha256"]
+
+
+def test_reasons_of_refused_conversations_are_counted_apart(tmp_path: Path) -> None:
+    bad = [
+        {"id": "c", "messages": say(("user", "One?"))},
+        {"id": "d", "messages": say(("user", "One?"), ("user", "Two?"), ("assistant", "x"))},
+        {"id": "e", "messages": say(("user", "One?"))},
+    ]
+    store = open_store(prepared(tmp_path, [*ROWS, *bad], max_rejected_share=0.9))
+    assert store.manifest["quarantine"] == {"it ends on a user's turn": 2, "two turns of the user in a row": 1}
 
 
 def test_bad_conversations_go_aside_with_file_and_line(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from t_elaine.data import chat_jinja, chat_tokens
 from t_elaine.data.chat import Turn
 from t_elaine.data.chat_choice import choose
-from t_elaine.data.chat_templates import Template, named
+from t_elaine.data.chat_templates import Part, Template, named, names
 from t_elaine.data.vocabulary import Vocabulary, load_vocabulary
 from t_elaine.errors import UserError
 from tests.evaluation.making import make_vocabulary
@@ -182,6 +182,55 @@ def test_alpacas_frames_are_the_published_bytes(tmp_path: Path) -> None:
 def test_a_template_whose_spans_cannot_be_told_is_refused(smollm2_dir: Path, source: str, told: str) -> None:
     with pytest.raises(UserError, match=told):
         chat_jinja.check(chat_jinja.own(source, {}, load_vocabulary(smollm2_dir)))
+
+
+def test_every_template_says_in_jinja_what_it_writes(smollm2_dir: Path, llama3_tokenizer: Path) -> None:
+    """Text and trained spans; ids, as transformers makes them: tests/hf/test_chat_files.py."""
+    vocabularies = [load_vocabulary(smollm2_dir), load_vocabulary(llama3_tokenizer)]
+    for name in names():
+        vocabulary = vocabularies[name in ("elaine", "llama3")]
+        template = named(name, vocabulary)
+        own = chat_jinja.own(template.source, {}, vocabulary)
+        chat_jinja.check(own)
+        assert own.has_system == template.has_system
+        for turns in (
+            (U("Why?\n"), A(" So.\n")),
+            (S("Brief."), U("  何\n故"), A("為")),
+            (U("\r\n‘'\\n"),),
+            WITH_ANSWER,
+            TALK,
+        ):
+            go_on = turns[-1].role == "user"
+            try:
+                parts = template.write(turns, go_on)
+            except ValueError as error:
+                with pytest.raises(ValueError, match="one question and one answer"):
+                    own.write(turns, go_on)
+                assert "one question and one answer" in str(error)
+                continue
+            told = own.write(turns, go_on)
+            assert joined(told) == joined(parts), (name, turns)
+            assert go_on or joined(told, trained=True) == joined(parts, trained=True), (name, turns)
+
+
+def joined(parts: list[Part], trained: bool = False) -> list[str | int]:
+    """Special tokens, and the text between them in one piece; with `trained` of what is learnt alone."""
+    found: list[str | int] = []
+    for part in parts:
+        if trained and not part.trained:
+            continue
+        if part.special < 0 and found and isinstance(found[-1], str):
+            found[-1] += part.text
+        else:
+            found.append(part.special if part.special >= 0 else part.text)
+    return found
+
+
+def test_jinja_refuses_a_role_that_it_does_not_know(llama3_tokenizer: Path) -> None:
+    for name in ("elaine", "llama3"):
+        source = named(name, load_vocabulary(llama3_tokenizer)).source
+        with pytest.raises(ValueError, match="unknown role: tool"):
+            chat_jinja.render(source, [Turn("tool", "x")], {}, True)
 
 
 def test_templates_that_a_tokenizer_lacks_are_refused(tmp_path: Path) -> None:

@@ -42,7 +42,8 @@ def prepared(folder: Path, mode: str, *, private: bool = False, workers: int = 1
     out = io.StringIO()
     console = Console(file=out, width=80)
     vocabulary = load_vocabulary(SAMPLE_VOCABULARY)
-    report(prepare_stores([task], vocabulary, folder / mode, making, workers=workers, console=console), console)
+    manifests = prepare_stores([task], vocabulary, folder / mode, making, workers=workers, console=console)
+    report(manifests, console, folder / mode)
     return trained_texts.open_place(str(folder / mode / "texts")), " ".join(out.getvalue().split())
 
 

@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import os
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import small_tasks as small
 from rich.console import Console
 from small_vocabularies import SAMPLE_VOCABULARY, train_byte_level
 
+from t_elaine.data import aside
 from t_elaine.data.identity import Making
 from t_elaine.data.store import Store, open_store, verify_store
 from t_elaine.data.texts import Task
@@ -28,7 +30,7 @@ def prepare(folder: Path, task: Task, making: Making = MAKING, workers: int = 1,
     vocabulary = load_vocabulary(SAMPLE_VOCABULARY)
     console = Console(file=out, width=80)
     manifests = prepare_stores([task], vocabulary, folder, making, workers=workers, console=console, **more)
-    report(manifests, console)
+    report(manifests, console, folder)
     return open_store(folder / task.name), out.getvalue()
 
 
@@ -165,7 +167,8 @@ def test_malformed_records_are_in_the_quarantine(tmp_path: Path) -> None:
     assert sorted(e["line"] for e in entries) == sorted([i + 1 for i in bad] + [*lines, 54])
     assert all(e["file"] == str(path) and e["reason"] and len(e["shown"]) <= 200 for e in entries)
     assert sum(store.manifest["quarantine"].values()) == len(entries) == 10
-    assert "set aside" in printed and len(documents(store)) == 50
+    assert f"t: 10 records set aside, in {store.folder}/quarantine.jsonl:" in printed and len(documents(store)) == 50
+    assert f"  6 × a third one, such as {path}:4\n" in printed and f"1 × empty text, such as {path}:51\n" in printed
 
 
 def test_private_sources_show_no_text(tmp_path: Path) -> None:
@@ -181,17 +184,43 @@ def test_private_sources_show_no_text(tmp_path: Path) -> None:
 def test_too_many_malformed_records_stop_the_run(tmp_path: Path) -> None:
     path = small.write_rows(tmp_path / "a.jsonl", small.rows(60), {i: "{" for i in range(6)})
     task = small.task("t", small.source(path))
-    with pytest.raises(UserError, match=r"6 of 60 .*10\.0%.*bad JSON"):
+    with pytest.raises(UserError, match=r"(?s)6 of 60 .*10\.0%.*6 × bad JSON, such as .*a\.jsonl:1 \(") as caught:
         prepare(tmp_path / "stores", task, Making(shards=2, max_rejected_share=0.05))
     assert not (tmp_path / "stores" / "t").exists()
+    kept = tmp_path / "stores" / "t.quarantine.jsonl"  # the store in the making lies hidden
+    assert caught.value.where == str(kept)
+    assert [json.loads(line)["line"] for line in kept.read_text().splitlines()] == [1, 2, 3, 4, 5, 6]
     store, printed = prepare(tmp_path / "stores", task, Making(shards=2, max_rejected_share=0.1))
-    assert len(documents(store)) == 54 and "resumed: 2 of 2" in printed
+    assert len(documents(store)) == 54 and "resumed: 2 of 2" in printed and not kept.exists()
+
+
+def test_a_run_that_stops_early_names_a_file_that_stays(tmp_path: Path) -> None:
+    path = small.write_rows(tmp_path / "a.jsonl", small.rows(2200), {i: "{" for i in range(0, 2200, 9)})
+    with pytest.raises(UserError) as caught:
+        prepare(tmp_path / "stores", small.task("t", small.source(path)), Making(shards=2), workers=2)
+    entries = [json.loads(line) for line in Path(caught.value.where).read_text().splitlines()]
+    assert Path(caught.value.where) == tmp_path / "stores" / "t.quarantine.jsonl"
+    assert f"{len(entries)} × bad JSON" in caught.value.what
+
+
+def test_many_reasons_are_the_few_most_frequent_and_the_number_of_the_others(tmp_path: Path) -> None:
+    tally: Counter[str] = Counter()
+    for i in range(100):
+        aside.count(tally, f"preprocessor: ValueError: page {i // 10 if i < 50 else i} is odd: {i}", False)
+        aside.count(tally, f"preprocessor: ValueError: secret {i}", True)
+    assert len(tally) == aside.KINDS + 1 and tally.total() == 200
+    assert tally["preprocessor"] == 100 and tally["page 0 is odd"] == 10 and tally[aside.OTHERS] > 0
+    (tmp_path / "q").write_text(json.dumps({"file": "f", "line": 3, "reason": "preprocessor: ValueError: secret"}))
+    lines = aside.told(tally, [tmp_path / "q"])
+    assert len(lines) == aside.TOLD + 1 and lines[0] == "100 × preprocessor, such as f:3 (ValueError: secret)"
+    assert lines[-1].endswith(f"for {len(tally) - aside.TOLD} more reasons")
+    assert aside.kept(UserError("x", str(tmp_path / "q")), tmp_path, tmp_path / "t").where == str(tmp_path / "q")
 
 
 def test_what_a_preprocessor_says_is_told_when_it_stops_the_run(tmp_path: Path) -> None:
     path = small.write_rows(tmp_path / "a.jsonl", small.rows(60))
     task = small.task("t", small.source(path), preprocessors=(small.refuse_all,))
-    with pytest.raises(UserError, match=r"60 × preprocessor \(such as ValueError: no page number\)"):
+    with pytest.raises(UserError, match=r"60 × no page number, such as .*a\.jsonl:1\n"):
         prepare(tmp_path / "stores", task, Making(shards=2))
 
 

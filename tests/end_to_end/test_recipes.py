@@ -42,6 +42,13 @@ def stores_of(recipe: Path) -> tuple[str, ...]:
     return next(stores_of(shipped("gin_configs") / name) for name in included)
 
 
+def whole(recipe: Path) -> str:
+    """A recipe's text, and that of what it includes."""
+    text = recipe.read_text(encoding="utf-8")
+    included = re.findall(r"^include '(.*)'", text, re.MULTILINE)
+    return "\n".join([text, *(whole(shipped("gin_configs") / name) for name in included)])
+
+
 PREFERRING = {"preferred_rpo"}
 PARENTS = {
     "jmedllm_lora": "jmedllm_full",
@@ -54,7 +61,8 @@ def trained(name: str, folder: Path, cache: str) -> Path:
     """Train a recipe's miniature; one that needs a start stands on the miniature of another recipe."""
     parent = str(trained(PARENTS[name], folder, cache)) if name in PARENTS else None
     places = [folder / name / Path(store).name for store in stores_of(RECIPES / f"{name}.gin")]
-    stores = tuple(str(tiny_runs.make_store(place, pairs=name in PREFERRING)) for place in places)
+    kind = {"pairs": name in PREFERRING, "answers": "include 'sft.gin'" in whole(RECIPES / f"{name}.gin")}
+    stores = tuple(str(tiny_runs.make_store(place, **kind)) for place in places)
     run = folder / name / "run"
     own = {"STORES": stores, "RUN_DIR": str(run), "train.compilation_cache": cache, "Start.checkpoint": parent}
     tiny = folder / f"{name}.gin"

@@ -89,9 +89,25 @@ def test_a_file_of_prompts(run: Path, tmp_path: Path) -> None:
         answers.append([r["answer"] for r in found])
     assert answers[0] == answers[1]
     lines.write_text('{"prompt": "one"}\n{"text": "two"}\n')
-    with pytest.raises(UserError, match="no prompt") as caught:
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ('{"text": "two", "id": 3}', "this record has no \"prompt\": it has 'text', 'id'"),
+        ("{}", "it has nothing"),
+        ('{"prompt": 5}', '"prompt" is no text: 5'),
+        ('["two"]', "this line is no JSON object"),
+        ("two", "this line is not JSON"),
+    ],
+)
+def test_a_line_that_is_no_prompt_is_named(tmp_path: Path, line: str, told: str) -> None:
+    lines = tmp_path / "prompts.jsonl"
+    lines.write_text(f'{{"prompt": "one"}}\n\n{line}\n')
+    with pytest.raises(UserError) as caught:
         asking.read_prompts(str(lines))
-    assert caught.value.where == f"{lines}:2"
+    assert told in caught.value.what and "Error(" not in caught.value.what
+    assert caught.value.where == f"{lines}:3" and '"prompt"' in caught.value.mend
 
 
 def test_the_cards_questions(run: Path, tmp_path: Path) -> None:

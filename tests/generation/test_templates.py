@@ -66,6 +66,21 @@ def test_a_run_is_asked_as_it_was_trained(tmp_path: Path) -> None:
     assert templates.choose("", vocabulary, replace(manners, learnt="mine.jinja"))[0] == "none"
 
 
+def test_a_file_of_ones_own_is_kept_or_given_again(tmp_path: Path) -> None:
+    vocabulary, source = make_vocabulary(tmp_path / "vocabulary"), "{{ bos_token }}Q: {{ messages[0].content }}\nA:"
+    kept = {"chats": {"template": {"name": "mine.jinja", "sha256": "0" * 64, "source": source}}}
+    (tmp_path / "data.json").write_text(json.dumps(kept), encoding="utf-8")
+    (tmp_path / "again.jinja").write_text(source, encoding="utf-8")
+    manners = read_manners([str(vocabulary.path.parent), str(tmp_path)], vocabulary)
+    name, template = templates.choose("", vocabulary, manners)
+    wanted = [vocabulary.bos, *vocabulary.encode("Q: 心臓\nA:").tolist()]
+    assert name == "mine.jinja" and template(user("心臓")).tolist() == wanted
+    name, template = templates.choose(str(tmp_path / "again.jinja"), vocabulary, NO_MANNERS)
+    assert name.endswith("again.jinja") and template(user("心臓")).tolist() == wanted[1:]
+    with pytest.raises(UserError, match="cannot be read"):
+        templates.choose(str(tmp_path / "gone.jinja"), vocabulary, NO_MANNERS)
+
+
 def test_nobody_ends_a_turn_by_writing_so(smollm2_dir: Path) -> None:
     vocabulary = load_vocabulary(smollm2_dir)
     _, template = templates.choose("chat", vocabulary, read_manners([str(smollm2_dir)], vocabulary))

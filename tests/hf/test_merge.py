@@ -147,8 +147,10 @@ def test_dare_is_the_same_again_and_from_a_run_or_its_folder(models: dict[str, P
 
 
 def test_a_merge_of_merges_keeps_the_record(vector: Path, models: dict[str, Path], tmp_path: Path) -> None:
-    assert merge.main([f"--models={vector},{models['base']}", "--method=slerp", f"--to={tmp_path / 'm'}"]) == 0
+    given = [f"--models={vector},{models['base']}", "--method=slerp", "--t=0.25"]
+    assert merge.main([*given, f"--to={tmp_path / 'm'}"]) == 0
     record = json.loads((tmp_path / "m" / "parent" / "merge.json").read_text())
+    assert record["t"] == 0.25
     assert record["parents"][0]["merged"]["method"] == "task_arithmetic"
 
 

@@ -148,6 +148,9 @@ def test_numbers_are_spread_over_the_layers() -> None:
     [
         (Merging(method="average"), "method"),
         (Merging(weights=(1.0, 1.0, 1.0)), "3 weights for 2 models"),
+        (Merging(weights=(1.0,)), "1 weight for 2 models"),
+        (Merging(t=0.3), "t is slerp's, and the method is linear"),
+        (Merging(method="slerp", weights=(1.0, 2.0)), "slerp goes by t and knows no weights"),
         (Merging(weights=(1.0, -1.0)), "sum to 0"),
         (Merging(method="ties", weights=((1.0, 1.0), (1.0, -1.0))), "sum to 0"),
         (Merging(method="task_arithmetic", weights=(0.0, 0.0)), "all weights are 0"),
