@@ -13,8 +13,8 @@ from t_elaine.evaluation.items import load_exam
 from t_elaine.evaluation.sitting import Sitting
 from t_elaine.generation.requests import NoAnswer
 from t_elaine.generation.sampling import Sampling
-from t_elaine.peers import endpoint
-from t_elaine.peers.endpoint import Endpoint
+from t_elaine.peers import endpoint, patience
+from t_elaine.peers.patience import Endpoint
 from tests.evaluation.test_official import record, write
 from tests.peers.stand_in import StandIn, completion, refusal, serving
 
@@ -24,7 +24,7 @@ HOW = Endpoint(concurrency=2, timeout=20, tries=3)
 
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(endpoint, "LONGEST_WAIT", 0.02)
+    monkeypatch.setattr(patience, "LONGEST_WAIT", 0.02)
 
 
 @pytest.fixture
@@ -133,10 +133,10 @@ def test_one_that_dies_midway_is_named_and_a_second_run_goes_on(sitting: Sitting
 
 def test_addresses() -> None:
     for given in ("http://h:1", "http://h:1/", "http://h:1/v1", "http://h:1/v1/", "http://h:1/v1/completions"):
-        assert endpoint.address(given) == "http://h:1/v1"
-    assert endpoint.address("https://h/other/v2") == "https://h/other/v2"
+        assert patience.address(given) == "http://h:1/v1"
+    assert patience.address("https://h/other/v2") == "https://h/other/v2"
     with pytest.raises(UserError, match="names no host"):
-        endpoint.address("http://")
+        patience.address("http://")
 
 
 def test_the_command_with_a_server(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -149,7 +149,7 @@ def test_the_command_with_a_server(tmp_path: Path, capsys: pytest.CaptureFixture
         count = len(server.asked)
         assert evaluate(**given | {"resamples": 60, "overwrite": True}, **how) == 0
         assert len(server.asked) == count, "what is kept is not asked again"
-        with pytest.raises(UserError, match=r"no likelihoods(.|\n)*--engine=transformers"):
+        with pytest.raises(UserError, match=r"a server gives no vocabulary(.|\n)*--vocabulary=FOLDER"):
             evaluate(**given | {"protocols": ("likelihood",)}, **how)
         with pytest.raises(UserError, match=r"no model called 'other'(.|\n)*one of: tiny"):
             evaluate(**given | {"checkpoint": "other"}, **how)

@@ -80,8 +80,10 @@ def test_a_run_folder_is_refused_before_anything_runs(place: Path, monkeypatch: 
     given: dict[str, Any] = {"exams": ("samples/en",), "to": str(place)}
     with pytest.raises(UserError, match=r"Hugging Face format alone(.|\n)*t-elaine export"):
         evaluate(checkpoint=str(place / "run"), protocols=("official",), engine="vllm", **given)
-    with pytest.raises(UserError, match=r"no likelihoods(.|\n)*--engine=transformers"):
-        evaluate(checkpoint=str(place / "model"), engine="vllm", **given)
+    with pytest.raises(UserError, match=r"takes pieces of 1022 at most(.|\n)*give at most 1022"):
+        evaluate(checkpoint=str(place / "model"), engine="vllm", sequence_length=1024, **given)
+    with pytest.raises(UserError, match=r"no other vocabulary than the model's(.|\n)*leave it out"):
+        evaluate(checkpoint=str(place / "model"), engine="vllm", vocabulary=str(place / "model"), **given)
     with pytest.raises(UserError, match=r"no engine is called 'vlm'(.|\n)*transformers, vllm, or a server"):
         evaluate(checkpoint=str(place / "model"), engine="vlm", **given)
 
