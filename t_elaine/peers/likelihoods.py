@@ -17,11 +17,12 @@ import numpy as np
 from t_elaine.errors import UserError
 from t_elaine.peers.patience import SHOWN, TOO_LONG, Endpoint, Passing, address, each, patiently, request
 
-# What a server must encode as the vocabulary does: letters, digits, signs and blanks of three languages.
+# What a server must encode as the vocabulary does: letters, digits, signs and blanks of three languages. They begin
+# with a letter of one byte: how servers show the parts of a character depends on what stands before.
 TEXTS = {
     "en": "Insulin lowers the blood's glucose;\n  126 mg/dL after 8 h of fasting is too much.",
-    "ja": "インスリンは血糖を下げる。空腹時の血糖値が126 mg/dL以上ならば、糖尿病が疑われる。",
-    "zh": "胰岛素降低血糖，空腹血糖≥7.0 mmol/L者，应考虑糖尿病。",
+    "ja": "Q. インスリンは血糖を下げる。空腹時の血糖値が126 mg/dL以上ならば、糖尿病が疑われる。",
+    "zh": "Q. 胰岛素降低血糖，空腹血糖≥7.0 mmol/L者，应考虑糖尿病。",
 }
 ABOVE = 1e-3  # a log-probability may be so much above 0 by rounding
 MEND = (
