@@ -1,8 +1,9 @@
-"""Log-likelihoods of token ids from an OpenAI-compatible server: a completion of no tokens that echoes its prompt.
+"""Log-likelihoods of token ids from an OpenAI-compatible server: a completion of one token that echoes its prompt.
 
-`POST …/v1/completions` with the ids as prompt, `echo`, `logprobs` and `max_tokens` 0. Not every server knows all that:
-a reply counts only if it has one log-probability a token that was sent, the first null. Ids belong to a vocabulary, and
-a server gives none: `check` finds out whether the one at hand is the server's. No exam is known here.
+`POST …/v1/completions` with the ids as prompt, `echo`, `logprobs` and `max_tokens` 1 (to some servers 0 means as many
+as fit). Not every server knows all that: a reply counts only if it has one log-probability a token that was sent, the first
+null, and at most one more, of the token that was written. Ids belong to a vocabulary, and a server gives none: `check`
+finds out whether the one at hand is the server's. No exam is known here.
 """
 
 import json
@@ -24,6 +25,7 @@ TEXTS = {
     "ja": "Q. インスリンは血糖を下げる。空腹時の血糖値が126 mg/dL以上ならば、糖尿病が疑われる。",
     "zh": "Q. 胰岛素降低血糖，空腹血糖≥7.0 mmol/L者，应考虑糖尿病。",
 }
+WRITTEN = 1  # tokens after the prompt
 ABOVE = 1e-3  # a log-probability may be so much above 0 by rounding
 MEND = (
     "ask a server that gives log-probabilities of the prompt (vLLM's does), or give the model's folder to "
@@ -33,7 +35,7 @@ MEND = (
 
 @dataclass(frozen=True, kw_only=True)
 class Reply:
-    """What a server says of a prompt: log-probabilities and texts of its tokens, their number; None: nothing."""
+    """What a server says: log-probabilities and texts of all tokens, the prompt's number of them; None: nothing."""
 
     logprobs: list[Any] | None
     tokens: list[Any] | None
@@ -82,12 +84,14 @@ def check(
         ids, name = [int(i) for i in encode(text)], f"the check of the vocabulary, {language}"
         by_text, by_ids = (_ask(engine, model, settings, asked, name, threading.Event()) for asked in (text, ids))
         _scored(by_ids, len(ids), f"{name} ({address(engine)})")
-        count = len(by_text.logprobs or ()) if by_text.count is None else by_text.count
+        count = by_text.count
+        if count is None:  # as many are written after both
+            count = len(by_text.logprobs or ()) - len(by_ids.logprobs or ()) + len(ids)
         before[language] = count - len(ids)
         if before[language] not in (0, 1) or len(set(before.values())) > 1:
             what = f"the server encodes {text!r} into {count} tokens, the vocabulary into {len(ids)}"
             raise UserError(what, source, mend)
-        theirs, ours = (by_text.tokens or [])[before[language] :], by_ids.tokens or []
+        theirs, ours = (by_text.tokens or [])[before[language] : count], (by_ids.tokens or [])[: len(ids)]
         # How a first token is shown may depend on what stands before it.
         for at, (a, b) in enumerate(zip(theirs[1:], ours[1:], strict=False), 1):
             if a != b:
@@ -99,7 +103,7 @@ def _ask(
     engine: str, model: str, settings: Endpoint, prompt: str | list[int], name: str, stopped: threading.Event
 ) -> Reply:
     url = f"{address(engine)}/completions"
-    body = {"model": model, "prompt": prompt, "max_tokens": 0, "echo": True, "logprobs": 1, "temperature": 0.0}
+    body = {"model": model, "prompt": prompt, "max_tokens": WRITTEN, "echo": True, "logprobs": 1, "temperature": 0.0}
     try:
         return patiently(lambda: _reply(request(url, body, settings)), settings, stopped, name)
     except Passing as error:
@@ -107,7 +111,7 @@ def _ask(
         what = f"no log-likelihoods after {settings.tries} tries: {error.told}"
         raise UserError(what, f"{name} ({url})", mend) from error
     except UserError as error:
-        mend = error.mend
+        mend = MEND if any(word in error.what for word in ("echo", "logprobs")) else error.mend
         if any(words in error.what.lower() for words in TOO_LONG):
             mend = f"give --sequence_length= at most the server's context less 2 (this one has {len(prompt)} tokens)"
         raise UserError(error.what, f"{name} ({url})", mend) from error
@@ -134,14 +138,14 @@ def _scored(reply: Reply, count: int, where: str) -> list[Any]:
     if reply.count not in (None, count):
         what = f"the server counts {reply.count} tokens of the {count} that it was sent"
         raise UserError(what, where, MEND)
-    if len(values) != count:
+    if not count <= len(values) <= count + WRITTEN:
         what = f"the server sends {len(values)} log-probabilities for the {count} tokens that it was sent"
-        raise UserError(what + (": it ignores `echo`" if len(values) <= 1 < count else ""), where, MEND)
+        raise UserError(what + (": it ignores `echo`" if len(values) <= WRITTEN else ""), where, MEND)
     if values[0] is not None:
         what = f"the server gives the first token a log-probability ({values[0]!r}), and nothing stands before it: "
         raise UserError(what + "these are not the prompt's", where, MEND)
-    for at, value in enumerate(values[1:], 1):
+    for at, value in enumerate(values[1:count], 1):
         number = isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
         if not number or value > ABOVE:
             raise UserError(f"the log-probability of token {at} of {count} is {json.dumps(value)}", where, MEND)
-    return values
+    return values[:count]

@@ -60,7 +60,7 @@ class Worker:
         self.printed.seek(0)
         lines = self.printed.read().decode(errors="replace").strip().split("\n")[-TOLD:]
         what = f"{self.name} ended with exit code {code}; the last that it printed:\n" + "\n".join(lines)
-        mend = "mend what it says and give the same command again: answers that were written are kept"
+        mend = "mend what it says and give the same command again: answers that were written are kept, and parts scored"
         return UserError(what, f"--engine={self.name}", mend)
 
 

@@ -22,9 +22,10 @@ def nll(ids: Sequence[int]) -> np.ndarray:
 def scored(vocabulary: Vocabulary, body: dict[str, Any], before: Sequence[int] = (), **changes: Any) -> Reply:
     """The reply to a prompt of ids, or of text that is encoded with `before` in front; `changes` of its "logprobs"."""
     asked = body["prompt"]
-    if (body["echo"], body["max_tokens"]) != (True, 0) or body["logprobs"] not in (0, 1):
+    if (body["echo"], body["max_tokens"]) != (True, 1) or body["logprobs"] not in (0, 1):
         return refusal(400, f"not asked as vLLM's server is: {body}")
     ids = [*before, *vocabulary.encode(asked).tolist()] if isinstance(asked, str) else asked
-    values = [None, *(logprob(ids, at) for at in range(1, len(ids)))]
-    told = {"token_logprobs": values, "tokens": [vocabulary.decode([i]) for i in ids], "top_logprobs": None} | changes
+    values = [None, *(logprob(ids, at) for at in range(1, len(ids))), -0.25]
+    shown = [*(vocabulary.decode([i]) for i in ids), f" written after {len(ids)}"]
+    told = {"token_logprobs": values, "tokens": shown, "top_logprobs": None} | changes
     return reply({"choices": [{"index": 0, "text": "", "logprobs": told}], "usage": {"prompt_tokens": len(ids)}})

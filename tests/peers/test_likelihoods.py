@@ -81,7 +81,8 @@ GOOD = [None, -1.0, -2.0, 0.0]
         (told([-1.0]), "sends 1 log-probabilities for the 4 tokens.*: it ignores `echo`"),
         (told([]), "sends 0 log-probabilities for the 4 tokens.*: it ignores `echo`"),
         (told([None, -1.0, -2.0]), "sends 3 log-probabilities for the 4 tokens"),
-        (told([*GOOD, -3.0], None), "sends 5 log-probabilities for the 4 tokens"),
+        (told([*GOOD, -3.0, -3.0], None), "sends 6 log-probabilities for the 4 tokens"),
+        (refusal(400, "Only no echo is supported"), "the server refuses: 400 Bad Request: Only no echo"),
         (told(GOOD, 5), "counts 5 tokens of the 4"),
         (told([-0.5, -1.0, -2.0, -3.0]), r"gives the first token a log-probability \(-0.5\)"),
         (told([None, -1.0, None, -3.0]), "log-probability of token 2 of 4 is null"),
@@ -97,11 +98,11 @@ def test_a_reply_that_is_not_of_the_prompt_is_refused(answer: Reply, says: str) 
         with pytest.raises(UserError, match=says) as raised:
             dict(likelihoods.score(server.url, "tiny", HOW, PIECES[:1], NAMES))
         assert len(server.asked) == 1, "it would say the same again"
-    assert raised.value.where == f"first ({server.url}/v1)" and "vLLM's does" in raised.value.mend
+    assert raised.value.where.startswith(f"first ({server.url}/v1") and "vLLM's does" in raised.value.mend
 
 
 def test_what_is_right_counts_with_and_without_a_count() -> None:
-    for answer in (told(GOOD), told(GOOD, None)):
+    for answer in (told(GOOD), told(GOOD, None), told([*GOOD, -3.0]), told([*GOOD, None], None)):
         with serving(StandIn(lambda body, before, answer=answer: answer)) as server:
             assert dict(likelihoods.score(server.url, "tiny", HOW, PIECES[:1], NAMES))[0].tolist() == [1.0, 2.0, 0.0]
 
@@ -164,8 +165,21 @@ def test_another_vocabulary_is_refused(vocabulary: Vocabulary) -> None:
             check(server, vocabulary)
 
 
-def test_a_server_that_shows_no_tokens_is_checked_by_their_number(vocabulary: Vocabulary) -> None:
-    with serving(StandIn(lambda body, before: scored(vocabulary, body, tokens=None))) as server:
+@pytest.mark.parametrize("counts", [True, False])
+def test_a_server_that_shows_no_tokens_is_checked_by_their_number(counts: bool, vocabulary: Vocabulary) -> None:
+    def silent(body: dict[str, Any], before: int) -> Reply:
+        answer = scored(vocabulary, body, [vocabulary.bos], tokens=None)
+        assert answer is not None
+        content = json.loads(answer[2])
+        return reply(content if counts else {"choices": content["choices"]})
+
+    def shorter(body: dict[str, Any], before: int) -> Reply:
+        text = body["prompt"]
+        return silent(body | {"prompt": text[:-2]} if isinstance(text, str) else body, before)
+
+    with serving(StandIn(silent)) as server:
+        check(server, vocabulary)
+    with serving(StandIn(shorter)) as server, pytest.raises(UserError, match="the server encodes"):
         check(server, vocabulary)
 
 

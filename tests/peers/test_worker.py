@@ -224,6 +224,10 @@ def test_vllm_scores_exams_and_text_and_goes_on(place: Path, tmp_path: Path, mon
     assert whole["identity"]["sequence_length"] == 1022, (
         "a token of the piece, and one that is written, stand there too"
     )
+    short = FAKE_VLLM.replace("max_model_len = 1024", "max_model_len = 900")
+    (library / "vllm.py").write_text(short, encoding="utf-8")
+    with pytest.raises(UserError, match=r"sequence_length is 1022, and vllm takes 900 tokens(.|\n)*at most 898"):
+        evaluate(**given, to=str(tmp_path / "short"))
     scores = [item["child"]["letter"]["scores"] for item in whole["exams"][0]["items"]]
     assert all(one <= 0 for found in scores for one in found) and len({tuple(one) for one in scores}) > 4
 
