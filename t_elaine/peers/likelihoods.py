@@ -1,9 +1,9 @@
 """Log-likelihoods of token ids from an OpenAI-compatible server: a completion of one token that echoes its prompt.
 
 `POST …/v1/completions` with the ids as prompt, `echo`, `logprobs` and `max_tokens` 1 (to some servers 0 means as many
-as fit). Not every server knows all that: a reply counts only if it has one log-probability a token that was sent, the first
-null, and at most one more, of the token that was written. Ids belong to a vocabulary, and a server gives none: `check`
-finds out whether the one at hand is the server's. No exam is known here.
+as fit). Not every server knows all that: a reply counts only if it has one log-probability a token that was sent, the
+first null, and at most one more, of the token that was written. Ids belong to a vocabulary, and a server gives none:
+`check` finds out whether the one at hand is the server's. No exam is known here.
 """
 
 import json
