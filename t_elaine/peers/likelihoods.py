@@ -78,20 +78,25 @@ def check(
     Raises:
         UserError: numbers of tokens differ, or tokens where the server shows them, or it cannot score ids.
     """
-    before: dict[str, int] = {}
+    before: set[int] = set()
     mend = f"give the vocabulary of the model that is served as {model}: --vocabulary=FOLDER of its tokenizer"
     for language, text in TEXTS.items():
         ids, name = [int(i) for i in encode(text)], f"the check of the vocabulary, {language}"
-        by_text, by_ids = (_ask(engine, model, settings, asked, name, threading.Event()) for asked in (text, ids))
+
+        def agree(count: int, text: str = text, ids: list[int] = ids) -> None:
+            before.add(count - len(ids))
+            if before not in ({0}, {1}):
+                what = f"the server encodes {text!r} into {count} tokens, the vocabulary into {len(ids)}"
+                raise UserError(what, source, mend)
+
+        by_text = _ask(engine, model, settings, text, name, threading.Event())
+        if by_text.count is not None:
+            agree(by_text.count)  # before ids go there, which it might not have
+        by_ids = _ask(engine, model, settings, ids, name, threading.Event())
         _scored(by_ids, len(ids), f"{name} ({address(engine)})")
-        count = by_text.count
-        if count is None:  # as many are written after both
-            count = len(by_text.logprobs or ()) - len(by_ids.logprobs or ()) + len(ids)
-        before[language] = count - len(ids)
-        if before[language] not in (0, 1) or len(set(before.values())) > 1:
-            what = f"the server encodes {text!r} into {count} tokens, the vocabulary into {len(ids)}"
-            raise UserError(what, source, mend)
-        theirs, ours = (by_text.tokens or [])[before[language] : count], (by_ids.tokens or [])[: len(ids)]
+        if by_text.count is None:  # as many are written after both
+            agree(len(by_text.logprobs or ()) - len(by_ids.logprobs or ()) + len(ids))
+        theirs, ours = (by_text.tokens or [])[min(before) :], (by_ids.tokens or [])[: len(ids)]
         # How a first token is shown may depend on what stands before it.
         for at, (a, b) in enumerate(zip(theirs[1:], ours[1:], strict=False), 1):
             if a != b:
@@ -113,7 +118,7 @@ def _ask(
     except UserError as error:
         mend = MEND if any(word in error.what for word in ("echo", "logprobs")) else error.mend
         if any(words in error.what.lower() for words in TOO_LONG):
-            mend = f"give --sequence_length= at most the server's context less 2 (this one has {len(prompt)} tokens)"
+            mend = f"give evaluate.sequence_length, at most the server's context less 2 (here: {len(prompt)} tokens)"
         raise UserError(error.what, f"{name} ({url})", mend) from error
 
 

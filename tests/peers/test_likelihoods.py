@@ -132,7 +132,8 @@ def test_one_that_stays_away_is_named(vocabulary: Vocabulary) -> None:
 
 def test_a_piece_beyond_the_context_says_what_to_give() -> None:
     long = refusal(400, "This model's maximum context length is 3 tokens")
-    with serving(StandIn(lambda body, before: long)) as server, pytest.raises(UserError, match="--sequence_length="):
+    told = pytest.raises(UserError, match=r"give evaluate.sequence_length.*\d tokens")
+    with serving(StandIn(lambda body, before: long)) as server, told:
         ask(server)
 
 
@@ -163,6 +164,7 @@ def test_another_vocabulary_is_refused(vocabulary: Vocabulary) -> None:
     for says, answer in answers.items():
         with serving(StandIn(answer)) as server, pytest.raises(UserError, match=rf"{says}(.|\n)*--vocabulary=FOLDER"):
             check(server, vocabulary)
+    assert len(server.asked) == 1, "where counts differ, no ids go there: it may not have them"
 
 
 @pytest.mark.parametrize("counts", [True, False])
