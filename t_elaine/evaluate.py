@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 from rich.console import Console
 
@@ -13,10 +12,10 @@ from t_elaine.evaluation import forgotten, runner
 from t_elaine.forgetting import Forgetting
 from t_elaine.model.config import ComputeConfig
 from t_elaine.parallel.mesh import MeshConfig
-from t_elaine.peers.endpoint import Endpoint
+from t_elaine.peers.patience import Endpoint
 
 FLAGS = ("checkpoint", "parent", "stores", "exams", "suites_dir", "protocols", "limit", "batch_rows")
-ENGINE = ("engine", "engine_python")
+ENGINE = ("engine", "engine_python", "vocabulary")
 WHERE = ("trained_on", "name", "to", "overwrite")
 COMPUTE = ComputeConfig(dtype="float32", remat="none", attention="blocked", loss_chunk=128)
 LENGTH = 2048
@@ -36,6 +35,7 @@ def evaluate(
     batch_rows: int = 8,
     engine: str = elsewhere.OURS,
     engine_python: str = "",
+    vocabulary: str = "",
     endpoint: Endpoint | None = None,
     sequence_length: int = 0,
     mesh: MeshConfig | None = None,
@@ -69,6 +69,8 @@ def evaluate(
         engine: what computes: t-elaine, transformers, vllm, or the address of an OpenAI-compatible server as
             http://127.0.0.1:8000/v1, where checkpoint is the model's name
         engine_python: the Python that has transformers or vllm; "" takes this one
+        vocabulary: of the models that a server has, for likelihood and held-out text: a folder or file; "" where the
+            engine is no address
         endpoint: how a server is asked
         sequence_length: tokens a row, where long documents are cut; 0 takes 2048 or the model's context if shorter
         mesh: how devices are arranged
@@ -83,14 +85,13 @@ def evaluate(
         to: folder of the result; "" takes RUN_DIR/evaluation
         overwrite: replace a result of another evaluation
     """
-    used = elsewhere.choose(engine, engine_python, endpoint)
+    used = elsewhere.choose(engine, engine_python, endpoint, vocabulary)
     material = runner.gather(stores, exams, split, limit, protocols, suites_dir)
     elsewhere.refuse(used, material)
     models = [elsewhere.open_model(used, path) for path in (checkpoint, parent) if path]
-    length = sequence_length or elsewhere.length(models, LENGTH)
     compute = compute or COMPUTE
+    scored = elsewhere.scored_with(used, material, models, sequence_length, LENGTH, compute.dtype)
     forgotten.check(forgetting, material, len(models))
-    scored: dict[str, Any] = {"sequence_length": length, "dtype": compute.dtype, **used.identity}
     trained = contaminated.trained_on(models[0], trained_on, contamination)
     overlap = overlap or Overlap()
     identity = runner.identity(material, models, {**scored, "resamples": resamples, "seed": seed})
@@ -99,6 +100,7 @@ def evaluate(
     console = Console()
     result = runner.existing(path, identity, overwrite)
     if result is None:
+        length = int(scored["sequence_length"])
         how = judging.How(path=path, mesh=mesh, compute=compute, rows=batch_rows, length=length, used=used)
         result = judging.judge(models, material, scored, identity, trained, overlap, how, console)
     judging.show(result, path, console)

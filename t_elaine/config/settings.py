@@ -57,7 +57,7 @@ DATACLASSES: tuple[str, ...] = (
     "t_elaine.forgetting:Forgetting",
     "t_elaine.evaluation.quantised:QuantisedCheck",
     "t_elaine.hf.card_rules:Card",
-    "t_elaine.peers.endpoint:Endpoint",
+    "t_elaine.peers.patience:Endpoint",
 )
 
 # Functions that make a value: gin name → where it is.

@@ -19,7 +19,7 @@ import numpy as np
 
 from t_elaine.data.store import DocBatch, Store
 from t_elaine.errors import UserError
-from t_elaine.evaluation.engines import Engine, score
+from t_elaine.evaluation.engines import Scorer, score
 from t_elaine.evaluation.parts import NONE, Parts
 from t_elaine.evaluation.progress import Done
 
@@ -108,7 +108,7 @@ def cut(tokens: np.ndarray, length: int) -> list[np.ndarray]:
 
 
 def measure(
-    engine: Engine,
+    engine: Scorer,
     store_name: str,
     held: Sequence[Document],
     special: np.ndarray,
@@ -130,8 +130,9 @@ def measure(
     found: dict[str, list[Any]] = {"nats": [], "tokens": [], "bytes": [], "unpredicted": []}
     for first, window in _windows(held):
         targets = sum(len(piece) - 1 for document in window for piece in cut(document.tokens, engine.length))
-        make = partial(_window, engine, window, special, byte_lengths, done)
-        for name, values in parts.take(f"{store_name}, documents from {first}", make, targets, done).items():
+        part = f"{store_name}, documents from {first}"
+        make = partial(_window, engine, window, special, byte_lengths, done, part)
+        for name, values in parts.take(part, make, targets, done).items():
             found[name] += values
     return Held(
         store=store_name,
@@ -144,12 +145,14 @@ def measure(
 
 
 def _window(
-    engine: Engine, window: Sequence[Document], special: np.ndarray, byte_lengths: np.ndarray, done: Done
+    engine: Scorer, window: Sequence[Document], special: np.ndarray, byte_lengths: np.ndarray, done: Done, part: str
 ) -> dict[str, list[Any]]:
-    """Nats, tokens, bytes and unpredicted tokens of each document."""
+    """Nats, tokens, bytes and unpredicted tokens of each document; `part`: what errors call the window."""
     found: dict[str, list[Any]] = {"nats": [], "tokens": [], "bytes": [], "unpredicted": []}
     pieces = [cut(document.tokens, engine.length) for document in window]
-    results = score(engine, [piece for of_one in pieces for piece in of_one], done)
+    flat = [(i, j, piece) for i, of_one in enumerate(pieces) for j, piece in enumerate(of_one)]
+    names = [f"{part}: its document {i}, piece {j}" for i, j, _ in flat]
+    results = score(engine, [piece for _, _, piece in flat], done, names)
     for document, of_one in zip(window, pieces, strict=True):
         nll = np.concatenate([next(results) for _ in of_one]).astype(np.float64)
         counted = ~special[document.tokens]

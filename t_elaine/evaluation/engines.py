@@ -6,7 +6,7 @@ compiled. The plan of rows depends on the pieces alone, never on how many rows r
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from t_elaine.parallel.sharding import RULES, placing, sharding, shardings
 
 # Pieces whose rows are planned at once.
 WINDOW_PIECES = 4096
-# The kind of a model that a server has: neither shape nor vocabulary are known here.
+# The kind of a model that a server has: its shape is not known here, and its vocabulary where the user gives it.
 SERVED = "served"
 
 
@@ -44,6 +44,7 @@ class Model:
         config: its shape.
         vocabulary: its vocabulary.
         load: onto a mesh: the parameters.
+        context: of a SERVED model, the tokens that its server takes; 0 where it does not say.
     """
 
     path: str
@@ -54,6 +55,7 @@ class Model:
     config: LlamaConfig
     vocabulary: Vocabulary
     load: Callable[[Mesh], Any]
+    context: int = 0
 
     def describe(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in ("path", "kind", "step", "tokens", "identity")}
@@ -66,6 +68,25 @@ class Engine:
     rows: int
     length: int
     run: Callable[[dict[str, np.ndarray]], jax.Array | np.ndarray]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PieceEngine:
+    """Scores pieces each by itself: what knows no packed rows, as vLLM or a server.
+
+    Attributes:
+        length: T, targets of a piece at most.
+        questions: of an exam, whose options are scored and kept together.
+        run: (int32 arrays [n] of 2 to T+1 tokens, what an error calls each) → (place, float32 [n-1] in nats) of each
+            piece, in any order.
+    """
+
+    length: int
+    questions: int
+    run: Callable[[Sequence[np.ndarray], Sequence[str]], Iterable[tuple[int, np.ndarray]]]
+
+
+Scorer = Engine | PieceEngine
 
 
 def open_model(path: str) -> Model:
@@ -174,7 +195,10 @@ def make_engine(
 
 
 def score(
-    engine: Engine, pieces: Sequence[np.ndarray], done: Callable[[int], None] = lambda tokens: None
+    engine: Scorer,
+    pieces: Sequence[np.ndarray],
+    done: Callable[[int], None] = lambda tokens: None,
+    names: Sequence[str] = (),
 ) -> Iterator[np.ndarray]:
     """Negative log-likelihoods of each piece's tokens after its first, in nats.
 
@@ -182,13 +206,37 @@ def score(
         engine: what computes.
         pieces: int arrays of 1 to T+1 tokens.
         done: told the targets of each batch.
+        names: what an error of a `PieceEngine` calls each piece; () takes their places.
 
     Yields:
         float32 [n-1] for a piece of n tokens, in order.
     """
     for start in range(0, len(pieces), WINDOW_PIECES):
         window = pieces[start : start + WINDOW_PIECES]
-        yield from _score_window(engine, window, done)
+        if isinstance(engine, PieceEngine):
+            called = names[start : start + WINDOW_PIECES] or [f"piece {start + i}" for i in range(len(window))]
+            yield from _score_pieces(engine, window, done, called)
+        else:
+            yield from _score_window(engine, window, done)
+
+
+def _score_pieces(
+    engine: PieceEngine, pieces: Sequence[np.ndarray], done: Callable[[int], None], names: Sequence[str]
+) -> list[np.ndarray]:
+    longest = max((len(piece) - 1 for piece in pieces), default=0)
+    if longest > engine.length:
+        raise ValueError(f"a piece of {longest} targets, at most {engine.length} are taken")
+    found: list[np.ndarray | None] = [None if len(piece) > 1 else np.zeros(0, np.float32) for piece in pieces]
+    asked = [i for i, piece in enumerate(pieces) if len(piece) > 1]
+    for place, nll in engine.run([pieces[i] for i in asked], [names[i] for i in asked]):
+        if found[asked[place]] is not None or nll.shape != (len(pieces[asked[place]]) - 1,):
+            raise RuntimeError(f"{names[asked[place]]}: scored twice, or {nll.shape} figures of its tokens")
+        found[asked[place]] = nll
+        done(len(nll))
+    made = [nll for nll in found if nll is not None]
+    if len(made) < len(pieces):
+        raise RuntimeError(f"{len(pieces) - len(made)} of {len(pieces)} pieces were not scored")
+    return made
 
 
 def _score_window(engine: Engine, pieces: Sequence[np.ndarray], done: Callable[[int], None]) -> list[np.ndarray]:

@@ -8,13 +8,14 @@ import numpy as np
 
 from t_elaine.data.vocabulary import Vocabulary
 from t_elaine.evaluation import protocols, scoring
-from t_elaine.evaluation.engines import Engine, score
+from t_elaine.evaluation.engines import PieceEngine, Scorer, score
+from t_elaine.evaluation.items import LETTERS
 from t_elaine.evaluation.parts import NONE, Parts
 from t_elaine.evaluation.progress import Done
 from t_elaine.evaluation.protocols import LikelihoodProtocol, Request
-from t_elaine.evaluation.suites import Suite
+from t_elaine.evaluation.suites import Question, Suite
 
-# Questions whose options are packed together and kept together.
+# Questions whose options are packed together and kept together; an engine that packs nothing says its own number.
 QUESTIONS = 128
 
 
@@ -56,16 +57,18 @@ def exam_requests(
 
 
 def sit(
-    engine: Engine, suite: Suite, exam: ExamRequests, done: Done = lambda tokens: None, parts: Parts = NONE
+    engine: Scorer, suite: Suite, exam: ExamRequests, done: Done = lambda tokens: None, parts: Parts = NONE
 ) -> ExamScores:
     """Score an exam: log-likelihoods of all options, then the three scores a question."""
     flat = exam.flat()
     likelihood: dict[str, list[list[float]]] = {way: [] for way in exam.ways}
-    for first in range(0, len(suite.questions), QUESTIONS):
-        window = {way: questions[first : first + QUESTIONS] for way, questions in exam.ways.items()}
+    many = engine.questions if isinstance(engine, PieceEngine) else QUESTIONS
+    for first in range(0, len(suite.questions), many):
+        window = {way: questions[first : first + many] for way, questions in exam.ways.items()}
+        names = _names(suite.name, suite.questions[first : first + many], tuple(window))
         tokens = sum(len(request.tokens) - 1 for request in ExamRequests(ways=window).flat())
         name = f"{suite.name}, questions from {first}"
-        made = parts.take(name, partial(_log_likelihoods, engine, window, done), tokens, done)
+        made = parts.take(name, partial(_log_likelihoods, engine, window, done, names), tokens, done)
         for way, found in made.items():
             likelihood[way] += found
     scores: dict[str, list[list[float]]] = {}
@@ -77,9 +80,17 @@ def sit(
     return ExamScores(scores=scores, cut=sum(request.cut for request in flat), first_prompt_ids=flat[0].tokens.tolist())
 
 
-def _log_likelihoods(engine: Engine, ways: dict[str, list[list[Request]]], done: Done) -> dict[str, list[list[float]]]:
+def _names(exam: str, questions: Sequence[Question], ways: Sequence[str]) -> list[str]:
+    """What an error calls each request, in the order of `ExamRequests.flat`."""
+    options = [(question.id, LETTERS[i].upper()) for question in questions for i in range(len(question.choices))]
+    return [f"{exam}, item {id!r}, option {letter} by {way}" for way in ways for id, letter in options]
+
+
+def _log_likelihoods(
+    engine: Scorer, ways: dict[str, list[list[Request]]], done: Done, names: Sequence[str]
+) -> dict[str, list[list[float]]]:
     """Nats of each option, summed in float64."""
-    results = score(engine, [request.tokens for request in ExamRequests(ways=ways).flat()], done)
+    results = score(engine, [request.tokens for request in ExamRequests(ways=ways).flat()], done, names)
     return {
         way: [
             [-float(next(results)[request.start - 1 :].astype(np.float64).sum()) for request in options]

@@ -24,7 +24,7 @@ from t_elaine.data.vocabulary import Vocabulary
 from t_elaine.errors import UserError
 from t_elaine.evaluation import bits_per_byte, mmedbench_files, protocols, suites
 from t_elaine.evaluation.bits_per_byte import Document, Held
-from t_elaine.evaluation.engines import SERVED, Engine, Model, make_engine
+from t_elaine.evaluation.engines import SERVED, Model, Scorer, make_engine
 from t_elaine.evaluation.exams import check_protocols, load, sittings
 from t_elaine.evaluation.options import ExamScores, exam_requests, sit
 from t_elaine.evaluation.parts import NONE, Parts
@@ -49,6 +49,11 @@ class Material:
     protocol: LikelihoodProtocol
     limit: int
     sittings: tuple[Sitting, ...] = ()
+
+    @property
+    def scored(self) -> bool:
+        """Whether anything is judged by likelihoods."""
+        return bool(self.stores or self.suites)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +119,7 @@ def judge(
     batch_rows: int,
     length: int,
     console: Console,
-    other: Callable[[Model], AbstractContextManager[Engine]] | None = None,
+    other: Callable[[Model], AbstractContextManager[Scorer]] | None = None,
     parts: Parts = NONE,
 ) -> Judged:
     """Load a model and score everything; its parameters are freed at the end.
@@ -130,7 +135,7 @@ def judge(
     Raises:
         UserError: a store was made with another vocabulary, or the model cannot take rows of this length.
     """
-    if not material.stores and not material.suites:
+    if not material.scored:
         return Judged(model=model, held=[], exams=[])
     for store in material.stores:
         check_vocabulary(store, model)
@@ -142,7 +147,7 @@ def judge(
     special[list(model.vocabulary.special_ids)] = True
     byte_lengths = model.vocabulary.byte_lengths()
     made = partial(make_engine, config=model.config, compute=compute, mesh=mesh, batch_rows=batch_rows, length=length)
-    opened = nullcontext(made(model.load(mesh))) if other is None else other(model)
+    opened: AbstractContextManager[Scorer] = nullcontext(made(model.load(mesh))) if other is None else other(model)
     with opened as engine, progress(console, f"scoring {model.path}", total) as done:
         held = [
             bits_per_byte.measure(engine, store.name, documents, special, byte_lengths, done, parts)
@@ -174,7 +179,9 @@ def identity(material: Material, models: Sequence[Model], settings: dict[str, An
         "format": FORMAT,
         "models": [model.identity for model in models],
         "stores": {store.name: digest(store.manifest) for store in material.stores},
-        "prompts_begin": [begins(material, model.vocabulary) for model in models if model.kind != SERVED],
+        "prompts_begin": [
+            begins(material, model.vocabulary) for model in models if model.kind != SERVED or material.scored
+        ],
         "split": material.split,
         "exams": {suite.name: suite.sha256 for suite in material.suites},
         "protocol": material.protocol.sha256,

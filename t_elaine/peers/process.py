@@ -60,7 +60,7 @@ class Worker:
         self.printed.seek(0)
         lines = self.printed.read().decode(errors="replace").strip().split("\n")[-TOLD:]
         what = f"{self.name} ended with exit code {code}; the last that it printed:\n" + "\n".join(lines)
-        mend = "mend what it says and give the same command again: answers that were written are kept"
+        mend = "mend what it says and give the same command again: answers that were written are kept, and parts scored"
         return UserError(what, f"--engine={self.name}", mend)
 
 
@@ -146,6 +146,27 @@ def write(
     task = {"do": "write", "prompts": list(prompts), "sampling": asdict(sampling), "ends": list(ends)}
     for answer in worker.ask(task):
         yield int(answer["place"]), answer["text"]
+
+
+def score(worker: Worker, pieces: Sequence[np.ndarray], names: Sequence[str]) -> Iterator[tuple[int, np.ndarray]]:
+    """(place, negative log-likelihoods) of each piece: float32 [n-1] in nats, of the tokens after its first.
+
+    Args:
+        worker: of an engine that packs nothing.
+        pieces: int arrays [n] of ids.
+        names: what an error calls each.
+
+    Raises:
+        UserError: it ended, or a piece's figures are not those of its tokens.
+    """
+    for answer in worker.ask({"do": "score", "pieces": [piece.tolist() for piece in pieces]}):
+        place = int(answer["place"])
+        found = np.frombuffer(base64.b64decode(answer["nll"]), np.float32)
+        if len(found) != len(pieces[place]) - 1 or np.isnan(found).any():
+            what = f"{worker.name} gives {len(found)} log-likelihoods for {len(pieces[place])} tokens, "
+            what += f"{int(np.isnan(found).sum())} of them no numbers"
+            raise UserError(what, names[place], "give another version of it, or another --engine")
+        yield place, found
 
 
 def nll(worker: Worker, rows: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -8,6 +8,7 @@ Then a task a line of JSON comes on standard input, and its answers go to standa
 does not have it, and no exam is known here.
 """
 
+import array
 import base64
 import copy
 import importlib.metadata
@@ -177,6 +178,22 @@ class Vllm:
             answers = self.llm.generate(asked, sampling, use_tqdm=False)
             yield from ({"place": i, "text": a.outputs[0].text} for i, a in zip(chosen, answers, strict=True))
 
+    def score(self, task: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """Negative log-likelihoods of each piece's tokens after its first.
+
+        A request that asks for its prompt's is read whole: vLLM does not take its beginning out of the cache.
+        """
+        # Of a prompt's tokens alone (0: none beside them); one token must be written, and is thrown away.
+        sampling = self.vllm.SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=0, detokenize=False)
+        for start in range(0, len(task["pieces"]), BATCHES * self.rows):
+            pieces = task["pieces"][start : start + BATCHES * self.rows]
+            asked = [{"prompt_token_ids": piece} for piece in pieces]
+            answers = self.llm.generate(asked, sampling, use_tqdm=False)
+            for place, (piece, answer) in enumerate(zip(pieces, answers, strict=True), start):
+                found = zip(piece[1:], answer.prompt_logprobs[1:], strict=True)
+                nll = array.array("f", (-of_place[token].logprob for token, of_place in found))
+                yield {"place": place, "nll": base64.b64encode(nll.tobytes()).decode()}
+
     def forget(self, task: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """Empty its cache of prompts, which it keeps from task to task: for measurements."""
         yield {"forgot": self.llm.reset_prefix_cache()}
@@ -185,8 +202,9 @@ class Vllm:
 def main(argv: list[str]) -> int:
     """Answer tasks until standard input ends.
 
-    A task has "do": "write" (prompts, sampling, ends → {"place", "text"} each), "nll" (arrays in base64 → {"nll"}) or
-    "forget"; after its answers comes {"done": true}. The first line of all is {"ready": true, "context": tokens}.
+    A task has "do": "write" (prompts, sampling, ends → {"place", "text"} each), "nll" (arrays in base64 → {"nll"}),
+    "score" (pieces of ids → {"place", "nll"} each) or "forget"; after its answers comes {"done": true}. The first line
+    of all is {"ready": true, "context": tokens}.
     """
     if argv[0] == "--versions":
         print(json.dumps(versions(argv[1])))

@@ -131,8 +131,9 @@ def made(models: Sequence[Entrant], folder: str) -> list[dict[str, Any]]:
     found = []
     for model in models:
         for row in model.rows:
-            by = row.get("answered_by", {})
-            told = [by.get("engine", "t-elaine"), by.get("dtype") or model.result["identity"].get("dtype", "")]
+            # Answers say themselves who wrote them; scores are the whole result's.
+            by = {"engine": "t-elaine", **model.result["identity"], **row.get("answered_by", {})}
+            told = [by["engine"], by.get("dtype", "")]
             found.append(
                 {
                     "model": model.name,

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from t_elaine.evaluation import engines
-from t_elaine.evaluation.engines import Engine
+from t_elaine.evaluation.engines import Engine, PieceEngine
 
 
 def test_rows_hold_each_piece_once() -> None:
@@ -36,6 +36,34 @@ def test_results_come_back_in_order_and_pieces_stay_apart() -> None:
     for piece, found in zip(pieces, engines.score(engine, pieces, told.append), strict=True):
         np.testing.assert_array_equal(found, piece[1:] * 1000 + np.arange(len(piece) - 1) * 10 + piece[:-1])
     assert sum(told) == sum(len(piece) - 1 for piece in pieces)
+
+
+def test_pieces_scored_alone_come_back_in_order_whatever_the_order_of_the_engine() -> None:
+    def run(pieces, names):
+        assert names == [f"name {i}" for i in (0, 2, 3)], "one token alone has no target, and is not sent"
+        return reversed([(i, np.float32(piece[1:] * 10)) for i, piece in enumerate(pieces)])
+
+    pieces = [np.array(ids) for ids in ([1, 2], [3], [4, 5, 6], [7, 8])]
+    told: list[int] = []
+    engine = PieceEngine(length=2, questions=4, run=run)
+    found = engines.score(engine, pieces, told.append, [f"name {i}" for i in range(4)])
+    assert [one.tolist() for one in found] == [[20], [], [50, 60], [80]] and sorted(told) == [1, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("answers", "error", "says"),
+    [
+        ([(0, [1.0, 1.0])], RuntimeError, "1 of 2 pieces were not scored"),
+        ([(0, [1.0, 1.0]), (0, [1.0, 1.0])], RuntimeError, "piece 0: scored twice"),
+        ([(0, [1.0])], RuntimeError, r"piece 0: .*\(1,\) figures"),
+    ],
+)
+def test_an_engine_that_skips_or_repeats_a_piece_is_a_bug(answers, error, says) -> None:
+    run = lambda pieces, names: [(at, np.float32(found)) for at, found in answers]  # noqa: E731
+    with pytest.raises(error, match=says):
+        list(engines.score(PieceEngine(length=4, questions=4, run=run), [np.arange(3), np.arange(2)]))
+    with pytest.raises(ValueError, match="a piece of 5 targets, at most 4"):
+        list(engines.score(PieceEngine(length=4, questions=4, run=run), [np.arange(6)]))
 
 
 def test_segments_differ_within_a_row_and_padding_is_zero() -> None:

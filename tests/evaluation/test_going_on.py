@@ -56,12 +56,12 @@ def test_the_same_command_goes_on_within_a_model(place: Path, tmp_path: Path, mo
     monkeypatch.setattr(options, "QUESTIONS", 4)
     score, left, scored = engines.score, [10**9], [0]
 
-    def until(engine: Any, pieces: Any, done: Any) -> Any:
+    def until(engine: Any, pieces: Any, done: Any, names: Any) -> Any:
         if not left[0]:
             raise KeyboardInterrupt
         left[0] -= 1
         scored[0] += len(pieces)
-        return score(engine, pieces, done)
+        return score(engine, pieces, done, names)
 
     for module in (bits_per_byte, options):
         monkeypatch.setattr(module, "score", until)

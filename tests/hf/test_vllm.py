@@ -1,4 +1,4 @@
-"""Exported folders in vLLM: the same greedy text as our own engine writes from the checkpoint that was exported.
+"""Exported folders in vLLM: the same greedy text and likelihoods as our own engine has from the checkpoint.
 
 Needs a Python with vLLM, named in T_ELAINE_VLLM_PYTHON (docs/evaluation.md, "Other engines", says how to make one).
 """
@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import pytest
 
+from t_elaine.evaluation import engines
 from t_elaine.evaluation.engines import open_model
 from t_elaine.generation.engine import generate, make_engine
 from t_elaine.generation.manners import read_manners
@@ -114,3 +115,30 @@ def test_smollm2(smollm2_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     export_checkpoint(str(tmp_path / "run"), str(tmp_path / "out"), encode, **QUIET)
     ends = read_manners(small_files(model), model.vocabulary).end_ids
     assert theirs(tmp_path / "out", ends, monkeypatch) == ours(tmp_path / "run")
+
+
+def their_nll(folder: Path, pieces: list[np.ndarray], monkeypatch: pytest.MonkeyPatch) -> list[list[np.ndarray]]:
+    """vLLM's figures of the pieces: at first, and again after it has read them and written after them."""
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
+    found = []
+    with process.working("vllm", PYTHON, str(folder), "float32", 4) as worker:
+        for _ in range(2):
+            scored = dict(process.score(worker, pieces, TEXTS))
+            found.append([scored[place] for place in range(len(pieces))])
+            dict(process.write(worker, TEXTS, GREEDY, ()))
+    return found
+
+
+@pytest.mark.full
+@pytest.mark.timeout(1800)
+def test_likelihoods_of_smollm2(smollm2_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, mesh = open_model(str(smollm2_dir)), make_mesh(MeshConfig(), jax.devices()[:1])
+    pieces = [model.vocabulary.encode(text).astype(np.int32) for text in TEXTS]
+    compute = ComputeConfig(dtype="float32", remat="none", attention="blocked", loss_chunk=64)
+    engine = engines.make_engine(model.load(mesh), model.config, compute, mesh, batch_rows=1, length=256)
+    mine = list(engines.score(engine, pieces))
+    del engine
+    for again in their_nll(smollm2_dir, pieces, monkeypatch):
+        for wanted, found in zip(mine, again, strict=True):
+            np.testing.assert_allclose(found, wanted, atol=5e-4)
+    assert max(one.max() for one in mine) > 5, "and they are not near nothing"

@@ -11,9 +11,14 @@ from typing import Any
 Reply = tuple[int, dict[str, str], bytes] | None  # None: the connection is closed without a word
 
 
+def reply(content: Any) -> Reply:
+    """Some JSON."""
+    return 200, {}, json.dumps(content).encode()
+
+
 def completion(text: Any) -> Reply:
     """A good answer."""
-    return 200, {}, json.dumps({"object": "text_completion", "choices": [{"index": 0, "text": text}]}).encode()
+    return reply({"object": "text_completion", "choices": [{"index": 0, "text": text}]})
 
 
 def refusal(status: int, message: str, **headers: str) -> Reply:

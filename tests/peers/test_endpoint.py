@@ -1,6 +1,7 @@
 """A server as an engine: what it throttles is asked again, what it cannot answer is named, and nothing is lost."""
 
 import json
+import re
 import time
 from pathlib import Path
 
@@ -13,8 +14,8 @@ from t_elaine.evaluation.items import load_exam
 from t_elaine.evaluation.sitting import Sitting
 from t_elaine.generation.requests import NoAnswer
 from t_elaine.generation.sampling import Sampling
-from t_elaine.peers import endpoint
-from t_elaine.peers.endpoint import Endpoint
+from t_elaine.peers import endpoint, patience
+from t_elaine.peers.patience import Endpoint
 from tests.evaluation.test_official import record, write
 from tests.peers.stand_in import StandIn, completion, refusal, serving
 
@@ -24,7 +25,7 @@ HOW = Endpoint(concurrency=2, timeout=20, tries=3)
 
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(endpoint, "LONGEST_WAIT", 0.02)
+    monkeypatch.setattr(patience, "LONGEST_WAIT", 0.02)
 
 
 @pytest.fixture
@@ -83,6 +84,25 @@ def test_what_may_pass_is_asked_again(fault) -> None:
     assert len(server.asked) == 3
 
 
+def test_waits_are_told_seldom_and_with_what_was_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    seldom, throttled = patience.Seldom(every=60.0), refusal(429, "slow\n down")
+    monkeypatch.setattr(patience, "say", seldom)
+    with serving(StandIn(lambda body, before: throttled if before < 4 else completion("b"))) as server:
+        how = Endpoint(concurrency=1, tries=5)
+        asked = endpoint.write(server.url, "tiny", how, ["x", "y", "z"], GREEDY, ["item 1", "item 2", "item 3"])
+        assert next(asked) == (0, "b")
+        seldom.last -= 61.0
+        assert sorted(asked) == [(1, "b"), (2, "b")]
+    lines = capsys.readouterr().err.strip().split("\n")
+    assert lines == [
+        "item 1: 429 Too Many Requests: slow down 429; asked again in 0.0 s, try 2 of 5",
+        "item 2: 429 Too Many Requests: slow down 429; asked again in 0.0 s, try 2 of 5 "
+        "(3 other waits since the last line)",
+    ]
+
+
 def test_an_answer_that_never_comes_is_given_up_in_time() -> None:
     def hanging(body: dict, before: int):
         time.sleep(1.5 if not before else 0)
@@ -133,10 +153,24 @@ def test_one_that_dies_midway_is_named_and_a_second_run_goes_on(sitting: Sitting
 
 def test_addresses() -> None:
     for given in ("http://h:1", "http://h:1/", "http://h:1/v1", "http://h:1/v1/", "http://h:1/v1/completions"):
-        assert endpoint.address(given) == "http://h:1/v1"
-    assert endpoint.address("https://h/other/v2") == "https://h/other/v2"
+        assert patience.address(given) == "http://h:1/v1"
+    assert patience.address("https://h/other/v2") == "https://h/other/v2"
     with pytest.raises(UserError, match="names no host"):
-        endpoint.address("http://")
+        patience.address("http://")
+
+
+def test_the_command_names_the_item_that_waits(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "exam.jsonl", [record(i) for i in range(7)])
+    given = {"checkpoint": "tiny", "exams": (f"en:{tmp_path / 'exam.jsonl'}",), "to": str(tmp_path / "results")}
+    faults = [refusal(503, "loading")]
+    monkeypatch.setattr(patience, "say", patience.Seldom())
+    with serving(StandIn(lambda body, before: faults.pop() if faults else completion("b"))) as server:
+        how = {"engine": server.url, "endpoint": Endpoint(concurrency=1), "contamination": False, "resamples": 50}
+        assert evaluate(**given, **how, protocols=("official",)) == 0
+    told = capsys.readouterr().err.strip()
+    assert re.fullmatch(r"exam, official, line 6, item '?5'?: 503 [\w ]+: loading.*, try 2 of 6", told), told
 
 
 def test_the_command_with_a_server(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -149,7 +183,7 @@ def test_the_command_with_a_server(tmp_path: Path, capsys: pytest.CaptureFixture
         count = len(server.asked)
         assert evaluate(**given | {"resamples": 60, "overwrite": True}, **how) == 0
         assert len(server.asked) == count, "what is kept is not asked again"
-        with pytest.raises(UserError, match=r"no likelihoods(.|\n)*--engine=transformers"):
+        with pytest.raises(UserError, match=r"a server gives no vocabulary(.|\n)*--vocabulary=FOLDER"):
             evaluate(**given | {"protocols": ("likelihood",)}, **how)
         with pytest.raises(UserError, match=r"no model called 'other'(.|\n)*one of: tiny"):
             evaluate(**given | {"checkpoint": "other"}, **how)

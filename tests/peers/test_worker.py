@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from t_elaine.data.vocabulary import load_vocabulary
 from t_elaine.errors import UserError
 from t_elaine.evaluate import evaluate
+from t_elaine.evaluation import options
 from t_elaine.hf import mapping, tensors
 from t_elaine.model.config import ComputeConfig, LlamaConfig, to_hf
 from t_elaine.peers import process
@@ -80,8 +82,10 @@ def test_a_run_folder_is_refused_before_anything_runs(place: Path, monkeypatch: 
     given: dict[str, Any] = {"exams": ("samples/en",), "to": str(place)}
     with pytest.raises(UserError, match=r"Hugging Face format alone(.|\n)*t-elaine export"):
         evaluate(checkpoint=str(place / "run"), protocols=("official",), engine="vllm", **given)
-    with pytest.raises(UserError, match=r"no likelihoods(.|\n)*--engine=transformers"):
-        evaluate(checkpoint=str(place / "model"), engine="vllm", **given)
+    with pytest.raises(UserError, match=r"takes pieces of 1022 at most(.|\n)*give at most 1022"):
+        evaluate(checkpoint=str(place / "model"), engine="vllm", sequence_length=1024, **given)
+    with pytest.raises(UserError, match=r"no other vocabulary than the model's(.|\n)*leave it out"):
+        evaluate(checkpoint=str(place / "model"), engine="vllm", vocabulary=str(place / "model"), **given)
     with pytest.raises(UserError, match=r"no engine is called 'vlm'(.|\n)*transformers, vllm, or a server"):
         evaluate(checkpoint=str(place / "model"), engine="vlm", **given)
 
@@ -120,6 +124,112 @@ def test_a_worker_that_dies_tells_what_it_printed_last(tmp_path: Path) -> None:
     with told, process.working("vllm", worker(tmp_path, body), "model", "float32", 4) as it:
         got.extend(process.write(it, ["x", "y"], process.Sampling(), [2]))
     assert got == [(1, "b")]
+
+
+SCORING = """
+import array, base64
+task = json.loads(sys.stdin.readline())
+for place, piece in enumerate(task["pieces"]):
+    found = [place + token / 8 for token in piece[1:]]
+    CHANGE
+    data = base64.b64encode(array.array("f", found).tobytes()).decode()
+    print(json.dumps({"place": place, "nll": data}), flush=True)
+print(json.dumps({"done": True}), flush=True)
+"""
+PIECES = [np.array([1, 2, 3], np.int32), np.array([4, 5], np.int32)]
+
+
+def scored(tmp_path: Path, change: str, got: dict[int, list[float]]) -> None:
+    python = worker(tmp_path, READY + SCORING.replace("CHANGE", change))
+    with process.working("vllm", python, "model", "float32", 4) as it:
+        for place, nll in process.score(it, PIECES, ["first", "second"]):
+            got[place] = nll.tolist()
+
+
+def test_pieces_are_scored_by_a_worker(tmp_path: Path) -> None:
+    got: dict[int, list[float]] = {}
+    scored(tmp_path, "pass", got)
+    assert got == {0: [0.25, 0.375], 1: [1.625]}
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ("found = found[place:]", "vllm gives 0 log-likelihoods for 2 tokens"),
+        ("found += [0.0] * place", "vllm gives 2 log-likelihoods for 2 tokens"),
+        ("found[0] = float('nan') if place else 0.5", "vllm gives 1 .* for 2 tokens, 1 of them no numbers"),
+        ("sys.exit(7 * place) if place else 0", r"vllm ended with exit code 7(.|\n)*are kept"),
+    ],
+)
+def test_figures_that_are_not_a_pieces_own_are_refused(tmp_path: Path, change: str, says: str) -> None:
+    got: dict[int, list[float]] = {}
+    with pytest.raises(UserError, match=says):
+        scored(tmp_path, change, got)
+    assert list(got) == [0], "what came before it came"
+
+
+FAKE_VLLM = """
+class SamplingParams:
+    def __init__(self, **how):
+        assert how == dict(temperature=0.0, max_tokens=1, prompt_logprobs=0, detokenize=False), how
+
+class Logprob:
+    def __init__(self, logprob):
+        self.logprob = logprob
+
+class Answer:
+    def __init__(self, ids):
+        # Beside each token's own there may be the likeliest.
+        likeliest = {299: Logprob(0.0)}
+        told = [likeliest | {i: Logprob(-((sum(ids[:at]) * 31 + i * 17) % 97) / 16)} for at, i in enumerate(ids)]
+        self.prompt_logprobs = [None, *told[1:]]
+
+class LLM:
+    def __init__(self, model, **how):
+        class Config:
+            max_model_len = 1024
+        self.model_config = Config()
+
+    def generate(self, asked, sampling, use_tqdm):
+        import os, pathlib
+        count = pathlib.Path(__file__).with_name("count")
+        left = int(count.read_text()) if count.exists() else 10**9
+        if left < len(asked):
+            raise MemoryError("the device is full")
+        count.write_text(str(left - len(asked)))
+        return [Answer(one["prompt_token_ids"]) for one in asked]
+"""
+
+
+def test_vllm_scores_exams_and_text_and_goes_on(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real worker with a library of vLLM's name that makes its figures of the ids."""
+    library = tmp_path / "library"
+    library.mkdir()
+    (library / "vllm.py").write_text(FAKE_VLLM, encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(library))
+    monkeypatch.setattr(process, "versions", lambda name, python: {"vllm": "9"})
+    monkeypatch.setattr(options, "QUESTIONS", 3)
+    making.make_store(tmp_path / "held", load_vocabulary(place / "model"))
+    given: dict[str, Any] = {"checkpoint": str(place / "model"), "exams": (f"en:{place / 'exam.jsonl'}",)}
+    given |= {"stores": (str(tmp_path / "held"),), "engine": "vllm", "contamination": False, "resamples": 50}
+    assert evaluate(**given, to=str(tmp_path / "whole")) == 0
+    left = 10**9 - int((library / "count").read_text())
+    (library / "count").write_text(str(left - 20))
+    with pytest.raises(UserError, match=r"(?s)vllm ended with exit code 1.*the device is full"):
+        evaluate(**given, to=str(tmp_path / "stopped"))
+    (library / "count").write_text(str(left * 2 // 3))
+    assert evaluate(**given, to=str(tmp_path / "stopped")) == 0, "what was scored is not scored again"
+    whole, again = (json.loads((tmp_path / name / "step-0.json").read_text()) for name in ("whole", "stopped"))
+    assert whole == again and whole["identity"]["engine"] == "vllm-9"
+    assert whole["identity"]["sequence_length"] == 1022, (
+        "a token of the piece, and one that is written, stand there too"
+    )
+    short = FAKE_VLLM.replace("max_model_len = 1024", "max_model_len = 900")
+    (library / "vllm.py").write_text(short, encoding="utf-8")
+    with pytest.raises(UserError, match=r"sequence_length is 1022, and vllm takes 900 tokens(.|\n)*at most 898"):
+        evaluate(**given, to=str(tmp_path / "short"))
+    scores = [item["child"]["letter"]["scores"] for item in whole["exams"][0]["items"]]
+    assert all(one <= 0 for found in scores for one in found) and len({tuple(one) for one in scores}) > 4
 
 
 def test_a_worker_ends_with_its_block(tmp_path: Path) -> None:

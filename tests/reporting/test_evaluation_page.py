@@ -9,7 +9,7 @@ import pytest
 
 from t_elaine.errors import UserError
 from t_elaine.report import report
-from t_elaine.reporting import entrants, published, record, side_by_side, words
+from t_elaine.reporting import entrants, evaluation_page, published, record, side_by_side, words
 from tests.reporting.browser import opened
 from tests.reporting.exam_results import as_published, make_result
 from tests.reporting.making import make_run_folder
@@ -151,6 +151,17 @@ def test_questions_of_another_file_are_not_shown(place: Path, tmp_path: Path) ->
     shown = {one["suite"]: one["questions"][0] for one in side_by_side.shown(entrants.entrants([str(path)]))}
     assert shown["exam_en"]["question"] and not shown["exam_ja"]["question"] and not shown["exam_zh"]["question"]
     assert shown["exam_ja"]["answers"][0]["answer"]
+
+
+@pytest.mark.parametrize(
+    ("identity", "scored"),
+    [({"dtype": "float32"}, "t-elaine, float32"), ({"dtype": "", "engine": "http-host"}, "http-host")],
+)
+def test_a_score_says_which_engine_it_is_of(identity: dict, scored: str) -> None:
+    written = {"engine": "vllm-9", "dtype": "bfloat16"}
+    rows = tuple({"suite": "en/A", "protocol": "likelihood", **by} for by in ({}, {"answered_by": written}))
+    model = entrants.Entrant(name="one", side="child", path="one.json", result={"identity": identity}, rows=rows)
+    assert [row["engine"] for row in evaluation_page.made([model], "")] == [scored, "vllm-9, bfloat16"]
 
 
 def test_markup_in_answers_is_shown_and_not_run(place: Path, tmp_path: Path) -> None:
