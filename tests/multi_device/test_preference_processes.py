@@ -1,4 +1,4 @@
-"""Preferences learned by two processes with one device each: the start's sums and the losses are those of one process."""
+"""Preferences learned by two processes with one device each: the sums and the losses are those of one process."""
 
 import signal
 from collections.abc import Iterator
