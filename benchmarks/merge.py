@@ -4,8 +4,10 @@
     python -m benchmarks.merge --python=ENV/bin/python --record=tests/hf/mergekit.json
 
 ENV has mergekit 0.1.5 (`pip install mergekit`), apart because its pins clash with ours. What its DARE methods draw is
-handed to ours, since only the generators differ. What is printed is of the tensor that differs most. --record merges
-three tiny models of random weights and writes them and every result down.
+handed to ours, since only the generators differ. What is printed is of the tensor that differs most; of TIES also how
+many weights differ, and how many of these lie where a model's difference has just the size at which `density` cuts: of
+equal ones either may be kept. --record merges three tiny models of random weights and writes them and every result
+down.
 """
 
 import argparse
@@ -54,6 +56,9 @@ TINY = LlamaConfig(
     qkv_bias=False,
     max_position=32,
 )
+
+
+Tensors = dict[str, np.ndarray]
 
 
 def listed(value: Any) -> Any:
@@ -132,6 +137,25 @@ def difference(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> tu
     return max(found.values())
 
 
+def apart(
+    how: Merging, ours: Tensors, theirs: Tensors, base: Tensors, models: list[Tensors], limit: float = 1e-6
+) -> tuple[int, int]:
+    """(weights that differ by more than `limit` of their tensor's largest, those of them at a cut of TIES)."""
+    differ = at_cut = 0
+    for name, values in theirs.items():
+        far = np.abs(ours[name] - values) > limit * np.abs(values).max()
+        if not far.any():
+            continue
+        equal = np.zeros_like(far)
+        for density, model in zip(how.density, models, strict=True):
+            size = np.abs(model[name] - base[name])
+            kept = size * merge_methods.largest(size, density)
+            equal |= size == kept[kept > 0].min()
+        differ += int(far.sum())
+        at_cut += int((far & equal).sum())
+    return differ, at_cut
+
+
 def read_folder(folder: Path) -> dict[str, np.ndarray]:
     return {name: tensors.read(info).astype(np.float32) for name, info in tensors.open_tensors(folder).items()}
 
@@ -149,10 +173,17 @@ def compare(python: str, base: str, models: list[str], methods: list[str]) -> No
             folder = Path(temporary)
             run_peer(python, [{"config": peer_config(case, base, given), "out": str(folder / "out")}], folder)
             seconds = json.loads((folder / "out" / "seconds.json").read_text())
+            theirs = read_folder(folder / "out")
             made = ours(case, inputs[base], [inputs[path] for path in given], masks_of(folder / "out"))
-            spread, largest, where = difference(made, read_folder(folder / "out"))
+        spread, largest, where = difference(made, theirs)
         told = f"root mean square of the difference {spread:.1e} of the tensor's, largest {largest:.1e} of its largest"
         print(f"{name}: {told}, in {where}; mergekit {seconds:.1f} s", flush=True)
+        if case["method"] == "ties":
+            how = merge_methods.settled(Merging(**case), len(given))
+            first, *others = (read_folder(Path(path)) for path in (base, *given))
+            found = apart(how, made, theirs, first, others)
+            count = sum(values.size for values in theirs.values())
+            print(f"  {found[0]:,} of {count:,} weights differ, {found[1]:,} of them at a cut", flush=True)
 
 
 def flat(values: dict[str, np.ndarray], config: LlamaConfig) -> str:
