@@ -74,9 +74,9 @@ def open_feed(
         UserError: a store is missing, damaged or of another vocabulary; a batch does not divide.
     """
     shape = batch_shape(data, rows_per_device, sharding.mesh.shape)
-    plan = loading.open_mixture(data)
     if data.conversations:
-        check_conversations(data.stores, say)
+        check_conversations(data, say)
+    plan = loading.open_mixture(data)
     if verify:
         compare(data.stores, say)
     size = int(plan.vocabulary["size"])
@@ -101,14 +101,17 @@ def open_feed(
     )
 
 
-def check_conversations(folders: Sequence[str], say: Callable[[str], None] = print) -> None:
+def check_conversations(data: Mixture, say: Callable[[str], None] = print) -> None:
     """Refuse stores of plain documents alone; where they stand beside conversations (replay), name them.
 
     Raises:
-        UserError: no store says which of its tokens are trained.
+        UserError: no store says which of its tokens are trained, or examples would be cut over rows.
     """
-    plain = [store.name for store in map(open_store, folders) if not has_spans(store)]
-    if len(plain) == len(folders):
+    plain = [store.name for store in map(open_store, data.stores) if not has_spans(store)]
+    if data.packing != "whole":
+        what = f"packing is {data.packing!r}, and the settings (sft.gin) are for conversations, which are trained whole"
+        raise UserError(what, "Mixture.packing", "leave it at 'whole', or Mixture.conversations = False")
+    if len(plain) == len(data.stores):
         what = f"{', '.join(plain)}: documents, and the settings (sft.gin) are for conversations"
         mend = "text: cpt.gin, or Mixture.conversations = False; conversations: prepare them as docs/chat.md says"
         raise UserError(what, "Mixture.stores", mend)

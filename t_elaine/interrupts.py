@@ -68,6 +68,33 @@ def heard() -> Iterator[None]:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
+@contextmanager
+def held_back() -> Iterator[None]:
+    """Ctrl-C and SIGTERM wait until the block is left: for what an exception in its midst would leave unusable.
+
+    In a thread other than the main one, which no signal reaches, it changes nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    waiting: list[tuple[int, FrameType | None]] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    handlers = {number: signal.getsignal(number) for number in numbers}
+    for number, handler in handlers.items():
+        if callable(handler):
+            signal.signal(number, lambda *given: waiting.append(given))
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            if callable(handler):
+                signal.signal(number, handler)
+        for heard_number, frame in waiting[:1]:
+            kept = handlers[signal.Signals(heard_number)]
+            assert callable(kept)
+            kept(heard_number, frame)
+
+
 def _end_with_parent(over: threading.Event) -> None:
     """If the one who started this process asked for it: SIGTERM when that one is gone, however it ended."""
     parent = int(os.environ.pop(ENDS_WITH, "0"))  # popped: it is not for what this process starts

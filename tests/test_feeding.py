@@ -91,21 +91,29 @@ def test_stores_without_held_out_text_are_named(tmp_path: Path) -> None:
     assert rows(stores[1], tokens=0) == 0 and not told, "nothing was to be measured"
 
 
+def mixture(stores: tuple[str, ...], packing: str = "whole") -> Mixture:
+    return Mixture(stores=stores, sequence_length=16, batch_tokens=128, packing=packing, conversations=True)
+
+
 def test_conversations_are_asked_for_and_documents_beside_them_named(tmp_path: Path) -> None:
     plain, chats = (str(tiny_runs.make_store(tmp_path / name, answers=name == "chats")) for name in ("plain", "chats"))
     said: list[str] = []
-    feeding.check_conversations((chats,), said.append)
+    check = lambda *stores, packing="whole": feeding.check_conversations(mixture(stores, packing), said.append)  # noqa: E731
+    check(chats)
     assert not said
-    feeding.check_conversations((chats, plain), said.append)
+    check(chats, plain)
     assert said == ["warning: no conversations in plain: every token of their documents is trained"]
     with pytest.raises(UserError, match=r"plain: documents, and the settings \(sft\.gin\) are for conversations"):
-        feeding.check_conversations((plain,), said.append)
+        check(plain)
+    with pytest.raises(UserError, match="packing is 'split'"):
+        check(chats, packing="split")
 
 
 def test_what_is_said_fits_a_terminal(tmp_path: Path) -> None:
     places = [str(tiny_runs.make_store(tmp_path / f"a_store_with_a_long_name_{i}")) for i in range(6)]
     said: list[str] = []
-    feeding.check_conversations((str(tiny_runs.make_store(tmp_path / "chats", answers=True)), *places), said.append)
+    chats = str(tiny_runs.make_store(tmp_path / "chats", answers=True))
+    feeding.check_conversations(mixture((chats, *places)), said.append)
     assert max(map(len, said[0].split("\n"))) <= columns.WIDTH < len(said[0])
     assert all(Path(place).name in said[0] for place in places) and "\n  " in said[0]
     assert columns.wrapped("short\ttabs stay") == "short\ttabs stay"

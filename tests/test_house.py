@@ -40,7 +40,17 @@ OPEN_TO_ALL = {
     "t_elaine",
     *(
         f"t_elaine.{name}"
-        for name in ("__version__", "changes", "columns", "errors", "faults", "forgetting", "parentage", "paths")
+        for name in (
+            "__version__",
+            "changes",
+            "columns",
+            "errors",
+            "faults",
+            "forgetting",
+            "interrupts",
+            "parentage",
+            "paths",
+        )
     ),
 }
 

@@ -191,7 +191,8 @@ def tempered_weights(
     """
     total = sum(s.tokens for s in sources)
     if not total:
-        raise UserError("the stores hold no tokens", "Mixture.stores", "prepare them, or name others")
+        mend = "raise Mixture.sequence_length, or Mixture.overlong = 'truncate'; stores without documents: prepare them"
+        raise UserError("the stores hold no tokens, or all their examples are longer than a row", "Mixture", mend)
     caps = {s.name: math.inf if max_epochs is None else max_epochs * s.tokens / planned_tokens for s in sources}
     if sum(caps.values()) < 1 - 1e-9:
         most = int((max_epochs or 0) * total)

@@ -81,6 +81,7 @@ def fetch(
     from huggingface_hub import HfApi, hf_hub_download
 
     trying = _Trying(name, revision, patience or Patience())
+    say(f"{name}: no folder on this machine, so it is looked for on the hub")
     info = trying.call(lambda: HfApi().model_info(name, revision=revision, files_metadata=True))
     files = {file.rfilename: file for file in info.siblings or []}
     weights = [file for file in (SINGLE, INDEX) if file in files][:1]

@@ -153,12 +153,15 @@ def _check_base(folder: Path, base: tuple[str, int]) -> None:
     """Refuse another base than the adapters' own, where their folder says which that is."""
     if not (folder / BASE).is_file():
         return
-    told = json.loads((folder / BASE).read_text(encoding="utf-8"))
+    try:
+        told = json.loads((folder / BASE).read_text(encoding="utf-8"))
+        wanted, named = str(told["sample"]), str(told["base"])
+    except (ValueError, KeyError, TypeError) as problem:
+        mend = "take the adapters' export again, or remove the file and see to it yourself that the base is theirs"
+        raise UserError(f"{BASE} names no base ({problem!r})", str(folder / BASE), mend) from problem
     found = adapters.sample(*base)
-    if told["sample"] != found:
-        what = (
-            f"the adapters are for the base {told['base']} with the fingerprint {told['sample']}, this one has {found}"
-        )
+    if wanted != found:
+        what = f"the adapters are for the base {named} with the fingerprint {wanted}, this one has {found}"
         mend = f"give the base that they were trained beside; if it is only rounded otherwise, remove {BASE}"
         raise UserError(what, layout.step_dir(*base), mend)
 
@@ -204,10 +207,18 @@ def from_peft(values: Mapping[str, Any], config: LlamaConfig, names: Mapping[str
     chosen = tuple(m.name for m in matrices(config) if name(m, 0, "down") in names)
     if not chosen:
         raise UserError("no tensor is of an adapter of this model", where, "give the adapters' own base")
+    numbers = {
+        "r": values.get("r"),
+        "lora_alpha": values.get("lora_alpha"),
+        "lora_dropout": values.get("lora_dropout") or 0.0,
+    }
+    for key, value in numbers.items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise UserError(f"{key} is {value!r}, no number", where, "give the file as PEFT wrote it")
     return Lora(
-        rank=int(values["r"]),
-        alpha=float(values["lora_alpha"]),
-        dropout=float(values.get("lora_dropout") or 0.0),
+        rank=int(numbers["r"]),
+        alpha=float(numbers["lora_alpha"]),
+        dropout=float(numbers["lora_dropout"]),
         targets=chosen,
         rslora=bool(values.get("use_rslora")),
         dora=bool(values.get("use_dora")),

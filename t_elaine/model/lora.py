@@ -129,9 +129,18 @@ def _sides(name: str) -> tuple[str, str]:
 
 
 def targets(config: LlamaConfig, lora: Lora) -> list[Matrix]:
-    """The matrices that get an adapter."""
-    chosen = target_names(lora.targets)
-    return [matrix for matrix in matrices(config) if matrix.name in chosen]
+    """The matrices that get an adapter.
+
+    Raises:
+        UserError: the rank is above what the largest of them can have: its adapter would be larger than itself.
+    """
+    names = target_names(lora.targets)
+    chosen = [matrix for matrix in matrices(config) if matrix.name in names]
+    full = max(min(matrix.rows, matrix.columns) for matrix in chosen)
+    if lora.rank > full:
+        what = f"rank {lora.rank}, and no matrix with an adapter has a rank above {full}"
+        raise UserError(what, "Lora.rank", "give a smaller one (usual: 8 to 256), or train without adapters")
+    return chosen
 
 
 def target_names(patterns: Sequence[str]) -> list[str]:

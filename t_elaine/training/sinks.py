@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from rich.progress import BarColumn, Progress, TextColumn
 
 from t_elaine import paths
+from t_elaine.interrupts import held_back
 from t_elaine.training.metrics import scalars
 
 Record = Mapping[str, Any]
@@ -116,13 +117,16 @@ class TensorBoard:
 
     def write(self, record: Record) -> None:
         """Add the record's numbers under its kind."""
-        for name, value in scalars(record, f"{record['kind']}/").items():
-            if not name.endswith("/step"):
-                self._writer.add_scalar(name, value, record["step"])
+        # Interrupted while it hands a number to its thread, the writer would never be closed: both would wait.
+        with held_back():
+            for name, value in scalars(record, f"{record['kind']}/").items():
+                if not name.endswith("/step"):
+                    self._writer.add_scalar(name, value, record["step"])
 
     def flush(self) -> None:
         """Hand everything to the system, or upload it."""
-        self._writer.flush()
+        with held_back():
+            self._writer.flush()
         if self._here == self._folder:
             return
         for name in os.listdir(self._here):
@@ -130,7 +134,8 @@ class TensorBoard:
 
     def close(self) -> None:
         """Close the file."""
-        self._writer.close()
+        with held_back():
+            self._writer.close()
         self.flush()
         if self._here != self._folder:
             shutil.rmtree(self._here, ignore_errors=True)

@@ -206,6 +206,9 @@ def test_another_base_is_refused_with_both_fingerprints(tmp_path: Path, imported
     other = adapters.sample(tmp_path / "other", 0)
     with pytest.raises(UserError, match=f"{own}, this one has {other}"):
         peft_format.import_adapter(folder, str(tmp_path / "other"), str(tmp_path / "again"), say=quiet)
+    (folder / peft_format.BASE).write_text("{}")
+    with pytest.raises(UserError, match="names no base"):
+        peft_format.import_adapter(folder, str(base), str(tmp_path / "again"), say=quiet)
     assert not (tmp_path / "again").exists()
 
 
