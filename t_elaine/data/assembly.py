@@ -19,7 +19,7 @@ import numpy as np
 
 from t_elaine import paths
 from t_elaine.data import aside, exam_filter
-from t_elaine.data.chat_choice import choose
+from t_elaine.data.chat_choice import checked, choose
 from t_elaine.data.identity import Making, known_digests, made_by, same_or_refuse, without_times
 from t_elaine.data.preparation import Shard, labels, plan_pieces
 from t_elaine.data.sources import check_source
@@ -67,6 +67,8 @@ def plan_work(task: Task, making: Making, vocabulary: Vocabulary, stores: Path, 
         raise UserError("shares lie between 0 and 1", "prepare.validation_share, max_rejected_share", "0.01 is 1 %")
     if making.shards < 0:
         raise UserError(f"shards is {making.shards}", "prepare.shards", "give a number of shards, or 0: by size")
+    if making.template and task.preprocessors:  # not asked for, it may be bad where there are no conversations
+        checked(making.template, vocabulary)
     final, partial = stores / task.name, stores / f".{task.name}.partial"
     _finish_commit(final, partial)
     pieces = plan_pieces(task, making.data_root, making.shards)

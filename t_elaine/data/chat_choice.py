@@ -29,7 +29,7 @@ def choose(name: str, vocabulary: Vocabulary) -> Template:
     files = vocabulary.files()
     config = _json(files[CONFIG]) if CONFIG in files else {}
     if name.endswith(".jinja"):
-        source = _text(Path(name))
+        source = chat_jinja.not_empty(_text(Path(name)), name)
     else:
         source = _text(files[OWN_FILE]) if OWN_FILE in files else own_source(config)
     if name == OWN and not source:
@@ -39,8 +39,20 @@ def choose(name: str, vocabulary: Vocabulary) -> Template:
         return named(name, vocabulary)
     if not source:
         return named(PLAIN, vocabulary)
-    own = chat_jinja.own(source, token_names(config), vocabulary, Path(name).name or OWN)
+    own = chat_jinja.own(source, token_names(config), vocabulary, name or OWN)
     return own if name.endswith(".jinja") else made_into(source, vocabulary) or own
+
+
+def checked(name: str, vocabulary: Vocabulary) -> Template:
+    """The template called so (`choose`), for training.
+
+    Raises:
+        UserError: as `choose`; what a model would learn from it cannot be told.
+    """
+    template = choose(name, vocabulary)
+    if not template.apart:  # a tokenizer's own, or a file
+        chat_jinja.check(template)
+    return template
 
 
 def recorded(record: Mapping[str, Any], vocabulary: Vocabulary) -> Template:

@@ -10,8 +10,10 @@ import functools
 import hashlib
 import json
 import re
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from t_elaine.data.chat import ASSISTANT, SYSTEM, USER, Turn
@@ -23,6 +25,7 @@ PRIVATE = range(0xE000, 0xF900)
 # What templates that name the day get where a text must be the same tomorrow; Llama 3.1's template names it too.
 A_DAY = datetime.datetime(2024, 7, 26)
 MEND = "mend chat_template.jinja beside the tokenizer, or take a named template"
+MEND_FILE = "mend this file, or take a named template"
 PROBE = (Turn(USER, "What?"), Turn(ASSISTANT, "This.\nAnd that."), Turn(USER, "Why?"), Turn(ASSISTANT, "So."))
 
 
@@ -43,19 +46,41 @@ def own(
         source: in Jinja.
         token_names: bos_token, eos_token … → their text.
         vocabulary: the tokenizer's.
-        name: to be called by.
+        name: to be called by; of a .jinja file its path.
         now: the time that the template may name.
 
     Raises:
         UserError: when it writes: it is broken, or does what the sandbox forbids.
     """
 
+    file = name if name.endswith(".jinja") else ""
+    rendered = partial(render, source, token_names=token_names, now=now, file=file)
+
     def write(turns: Sequence[Turn], go_on: bool) -> Parts:
-        return _write(partial(render, source, token_names=token_names, go_on=go_on, now=now), vocabulary, turns, go_on)
+        return _write(partial(rendered, go_on=go_on), vocabulary, turns, go_on)
 
     digest = hashlib.sha256(json.dumps([source, dict(token_names)], sort_keys=True).encode()).hexdigest()
     has_system = _has_system(source, token_names)
-    return Template(name=name, sha256=digest, has_system=has_system, apart=False, source=source, write=write)
+    return Template(
+        name=Path(name).name,
+        sha256=digest,
+        has_system=has_system,
+        apart=False,
+        source=source,
+        write=write,
+        file=file,
+    )
+
+
+def not_empty(source: str, file: str) -> str:
+    """The source of a .jinja file.
+
+    Raises:
+        UserError: there is nothing in it.
+    """
+    if not source.strip():
+        raise UserError("the chat template is empty", file, "write the template there, or take a named one")
+    return source
 
 
 def check(template: Template) -> None:
@@ -70,7 +95,7 @@ def check(template: Template) -> None:
             template.write(PROBE[:2], False)
     except ValueError as error:
         what = f"what a model would learn from the template {template.name!r} cannot be told: {error}"
-        raise UserError(what, "template", MEND) from error
+        raise UserError(what, template.file or "template", MEND_FILE if template.file else MEND) from error
 
 
 def _has_system(source: str, token_names: Mapping[str, str]) -> bool:
@@ -129,6 +154,7 @@ def render(
     token_names: Mapping[str, str],
     go_on: bool,
     now: datetime.datetime = A_DAY,
+    file: str = "",
 ) -> str:
     """A template's text, as `transformers` renders it.
 
@@ -138,19 +164,33 @@ def render(
         token_names: what the template may name.
         go_on: end it where the assistant is to speak.
         now: the time that a template may name.
+        file: where the source was read, for errors; "": the tokenizer's own.
 
     Raises:
-        UserError: the template is broken, or does what the sandbox forbids.
-        ValueError: the template refuses these turns.
+        UserError: the template is broken, fails, or does what the sandbox forbids.
+        Refused: the template refuses these turns.
     """
-    import jinja2
-
     messages = [{"role": turn.role, "content": turn.text()} for turn in turns]
     values: dict[str, Any] = {"messages": messages, "add_generation_prompt": go_on, "tools": None, "documents": None}
     try:
         return str(_compiled(source).render(**token_names, **values, strftime_now=now.strftime))
-    except jinja2.exceptions.TemplateError as error:
-        raise UserError(f"the chat template fails: {error}", "chat_template", MEND) from error
+    except Refused:
+        raise
+    except Exception as error:  # a template is a program: whatever Python raises in it is the template's fault
+        raise _failed(error, file) from error
+
+
+def _failed(error: Exception, file: str) -> UserError:
+    """What Jinja or Python said of a template, and the line of the user's file where there is one."""
+    import jinja2
+
+    said = str(error) if isinstance(error, jinja2.TemplateError) else f"{type(error).__name__}: {error}"
+    if not file:
+        return UserError(f"the chat template fails: {said}", "chat_template", MEND)
+    lines = [line for frame, line in traceback.walk_tb(error.__traceback__) if frame.f_code.co_filename == "<template>"]
+    if isinstance(error, jinja2.TemplateSyntaxError):
+        said, lines = str(error.message), [error.lineno]
+    return UserError(f"the chat template fails: {said}", f"{file}:{lines[-1]}" if lines else file, MEND_FILE)
 
 
 @functools.lru_cache(maxsize=4)

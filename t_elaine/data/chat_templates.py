@@ -59,6 +59,7 @@ class Template:
         apart: whether parts are encoded one by one, as a served prompt is, or neighbours together, as a tokenizer's own
             template is.
         source: as Jinja, for programs that know no other templates.
+        file: of a .jinja file its path, as given; "" else.
         write: (turns, whether the assistant is to go on writing) → parts. ValueError: these turns cannot be written.
     """
 
@@ -68,6 +69,7 @@ class Template:
     apart: bool
     source: str
     write: Callable[[Sequence[Turn], bool], list[Part]]
+    file: str = ""
 
 
 def names() -> list[str]:

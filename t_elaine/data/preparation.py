@@ -19,8 +19,7 @@ import numpy as np
 
 from t_elaine.data import aside, chat_tokens, exam_filter, preference_tokens
 from t_elaine.data.chat import SYSTEM
-from t_elaine.data.chat_choice import choose
-from t_elaine.data.chat_jinja import check
+from t_elaine.data.chat_choice import checked
 from t_elaine.data.chat_templates import Template
 from t_elaine.data.exam_filter import ExamFilter
 from t_elaine.data.formats import SHOWN, Rejected, first_line, is_splittable
@@ -224,10 +223,7 @@ def template_of(shard: Shard) -> Template:
 
 @functools.lru_cache(maxsize=2)
 def _template(name: str, vocabulary: str, sha256: str) -> Template:
-    template = choose(name, _vocabulary(vocabulary, sha256))
-    if not template.apart:  # a tokenizer's own
-        check(template)
-    return template
+    return checked(name, _vocabulary(vocabulary, sha256))
 
 
 def _batches(shard: Shard, tally: Tally, sink: TextIO) -> Iterator[tuple[Source, Piece, list[Text]]]:

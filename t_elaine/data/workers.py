@@ -62,6 +62,8 @@ def prepare_named(
     """
     if workers < 0:
         raise UserError(f"workers is {workers}", "prepare.workers", "give 0 (one for each core) or more")
+    if show < 0:
+        raise UserError(f"show is {show}", "prepare.show", "give a number of documents, or 0: none")
     found = [registry.find(name) for name in names]
     wanted = {task.name: task for some, _ in found for task in some}
     if not wanted:

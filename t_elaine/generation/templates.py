@@ -6,7 +6,6 @@ to go on from is what it is asked with. A special token's text inside a message 
 
 import datetime
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -39,7 +38,7 @@ def choose(name: str, vocabulary: Coder, manners: Manners) -> tuple[str, Templat
         name, template = shipped.name, shipped
     elif source:
         now = datetime.datetime.now()
-        template = chat_jinja.own(source, manners.names, vocabulary, Path(name).name, now)
+        template = chat_jinja.own(source, manners.names, vocabulary, name, now)
     elif name != OWN:
         template = chat_templates.named(name, vocabulary)
     else:
@@ -50,7 +49,7 @@ def choose(name: str, vocabulary: Coder, manners: Manners) -> tuple[str, Templat
 
 def _read(file: str) -> str:
     try:
-        return paths.read_text(file)
+        return chat_jinja.not_empty(paths.read_text(file), file)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"the chat template cannot be read: {error}", file, "check the path") from error
 

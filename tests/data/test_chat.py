@@ -182,6 +182,16 @@ def test_a_template_of_a_file_is_kept_with_the_store_and_found_again(tmp_path: P
     assert set(kept) == {"name", "sha256"} and recorded(kept, load_vocabulary(folder)).sha256 == kept["sha256"]
 
 
+@pytest.mark.parametrize("source", ["", "{% for m in %}", "{{ 1 / 0 }}", "{{ messages[0].content }}"])
+def test_a_bad_template_leaves_nothing_beside_the_stores(tmp_path: Path, source: str) -> None:
+    folder, file = train_byte_level(tmp_path / "v", "gpt2"), tmp_path / "mine.jinja"
+    file.write_text(source, encoding="utf-8")
+    with pytest.raises(UserError) as caught:
+        prepared(tmp_path, ROWS, str(file), folder)
+    assert caught.value.where.startswith(str(file))
+    assert not list((tmp_path / "stores").iterdir())
+
+
 def test_reasons_of_refused_conversations_are_counted_apart(tmp_path: Path) -> None:
     bad = [
         {"id": "c", "messages": say(("user", "One?"))},

@@ -10,7 +10,7 @@ import pytest
 
 from t_elaine.data import chat_jinja, chat_tokens
 from t_elaine.data.chat import Turn
-from t_elaine.data.chat_choice import choose
+from t_elaine.data.chat_choice import checked, choose
 from t_elaine.data.chat_templates import Part, Template, named, names
 from t_elaine.data.vocabulary import Vocabulary, load_vocabulary
 from t_elaine.errors import UserError
@@ -182,6 +182,51 @@ def test_alpacas_frames_are_the_published_bytes(tmp_path: Path) -> None:
 def test_a_template_whose_spans_cannot_be_told_is_refused(smollm2_dir: Path, source: str, told: str) -> None:
     with pytest.raises(UserError, match=told):
         chat_jinja.check(chat_jinja.own(source, {}, load_vocabulary(smollm2_dir)))
+
+
+FAILING = [
+    ("{{ 1 + 'a' }}", "TypeError"),
+    ("{{ 1 / 0 }}", "ZeroDivisionError: division by zero"),
+    ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "RecursionError"),
+    ("{% include 'x' %}", "no loader"),
+    ("{% for i in range(1000000000) %}{% endfor %}", "OverflowError"),
+    ("{{ messages.nothing.more }}", "has no attribute"),
+    ("{% for x in %}", "Expected an expression"),
+]
+
+
+@pytest.mark.parametrize(("source", "told"), FAILING)
+def test_what_fails_in_a_template_is_told_with_its_place(
+    smollm2_dir: Path, tmp_path: Path, source: str, told: str
+) -> None:
+    vocabulary, file = load_vocabulary(smollm2_dir), tmp_path / "mine.jinja"
+    file.write_text(f"{{# mine #}}\n\n{source}", encoding="utf-8")
+    with pytest.raises(UserError, match=f"the chat template fails: .*{told}") as caught:
+        checked(str(file), vocabulary)
+    assert caught.value.where == f"{file}:3" and "beside the tokenizer" not in caught.value.mend
+    with pytest.raises(UserError, match=f"the chat template fails: .*{told}") as caught:
+        chat_jinja.check(chat_jinja.own(source, {}, vocabulary))
+    assert (caught.value.where, caught.value.mend) == ("chat_template", chat_jinja.MEND)
+
+
+def test_a_file_whose_spans_cannot_be_told_is_named(smollm2_dir: Path, tmp_path: Path) -> None:
+    vocabulary, file = load_vocabulary(smollm2_dir), tmp_path / "mine.jinja"
+    file.write_text("{% for m in messages %}{{ m.content }}{% endfor %}", encoding="utf-8")
+    with pytest.raises(UserError, match=r"the template 'mine\.jinja' cannot be told") as caught:
+        checked(str(file), vocabulary)
+    assert caught.value.where == str(file) and "beside the tokenizer" not in caught.value.mend
+    with pytest.raises(UserError) as caught:
+        chat_jinja.check(chat_jinja.own("{{ messages[0].content }}", {}, vocabulary))
+    assert (caught.value.where, caught.value.mend) == ("template", chat_jinja.MEND)
+
+
+@pytest.mark.parametrize("source", ["", " \n\t\n"])
+def test_an_empty_file_is_no_template(tmp_path: Path, source: str) -> None:
+    vocabulary, file = make_vocabulary(tmp_path), tmp_path / "mine.jinja"
+    file.write_text(source, encoding="utf-8")
+    with pytest.raises(UserError, match="is empty") as caught:
+        choose(str(file), vocabulary)
+    assert caught.value.where == str(file)
 
 
 def test_every_template_says_in_jinja_what_it_writes(smollm2_dir: Path, llama3_tokenizer: Path) -> None:

@@ -273,6 +273,12 @@ def test_fewer_than_no_workers_are_refused(tmp_path: Path) -> None:
         prepare_named(["t"], None, str(tmp_path), Making(), workers=-3)  # type: ignore[arg-type]
 
 
+def test_fewer_than_no_documents_to_show_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="show is -1") as caught:
+        prepare_named(["t"], None, str(tmp_path), Making(), show=-1)  # type: ignore[arg-type]
+    assert caught.value.where == "prepare.show"
+
+
 def test_duplicates_are_counted_and_dropped_by_option(tmp_path: Path) -> None:
     first = small.write_rows(tmp_path / "a.jsonl", [*small.rows(30), *small.rows(5)])
     second = small.write_rows(tmp_path / "b.jsonl", [{**row, "id": "again" + row["id"]} for row in small.rows(40)])

@@ -79,6 +79,12 @@ def test_a_file_of_ones_own_is_kept_or_given_again(tmp_path: Path) -> None:
     assert name.endswith("again.jinja") and template(user("心臓")).tolist() == wanted[1:]
     with pytest.raises(UserError, match="cannot be read"):
         templates.choose(str(tmp_path / "gone.jinja"), vocabulary, NO_MANNERS)
+    (tmp_path / "empty.jinja").write_text("\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"is empty[\s\S]*empty\.jinja"):
+        templates.choose(str(tmp_path / "empty.jinja"), vocabulary, NO_MANNERS)
+    (tmp_path / "broken.jinja").write_text("\n{{ 1 / 0 }}", encoding="utf-8")
+    with pytest.raises(UserError, match=r"division by zero[\s\S]*broken\.jinja:2"):
+        templates.choose(str(tmp_path / "broken.jinja"), vocabulary, NO_MANNERS)[1](user("a"))
 
 
 def test_nobody_ends_a_turn_by_writing_so(smollm2_dir: Path) -> None:
