@@ -207,7 +207,7 @@ def from_peft(values: Mapping[str, Any], config: LlamaConfig, names: Mapping[str
     chosen = tuple(m.name for m in matrices(config) if name(m, 0, "down") in names)
     if not chosen:
         raise UserError("no tensor is of an adapter of this model", where, "give the adapters' own base")
-    numbers = {
+    numbers: dict[str, Any] = {
         "r": values.get("r"),
         "lora_alpha": values.get("lora_alpha"),
         "lora_dropout": values.get("lora_dropout") or 0.0,

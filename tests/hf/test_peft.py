@@ -172,6 +172,8 @@ SETTINGS = [
     ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
     ({"rank_pattern": {"q_proj": 8}}, "rank_pattern"),
     ({"r": 5}, "makes it"),
+    ({"r": None}, "r is None, no number"),
+    ({"lora_alpha": "x"}, "lora_alpha is 'x', no number"),
     ({"use_dora": True}, "is missing"),
 ]
 
@@ -206,6 +208,9 @@ def test_another_base_is_refused_with_both_fingerprints(tmp_path: Path, imported
     other = adapters.sample(tmp_path / "other", 0)
     with pytest.raises(UserError, match=f"{own}, this one has {other}"):
         peft_format.import_adapter(folder, str(tmp_path / "other"), str(tmp_path / "again"), say=quiet)
+    (folder / peft_format.BASE).write_text("{}")
+    with pytest.raises(UserError, match="names no base"):
+        peft_format.import_adapter(folder, str(base), str(tmp_path / "again"), say=quiet)
     (folder / peft_format.BASE).write_text("{}")
     with pytest.raises(UserError, match="names no base"):
         peft_format.import_adapter(folder, str(base), str(tmp_path / "again"), say=quiet)

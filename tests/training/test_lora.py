@@ -157,6 +157,13 @@ def test_settings_that_mean_nothing_are_refused(fields: dict[str, Any]) -> None:
         Lora(**fields)
 
 
+def test_a_rank_that_no_matrix_can_have_is_refused() -> None:
+    smallest = max(min(m.rows, m.columns) for m in lora.matrices(CONFIG))
+    assert len(lora.targets(CONFIG, Lora(rank=smallest))) == 7
+    with pytest.raises(UserError, match=f"rank {smallest + 1}, and no matrix"):
+        lora.targets(CONFIG, Lora(rank=smallest + 1))
+
+
 def test_adapters_are_known_by_what_they_stand_beside_not_by_how_it_was_named() -> None:
     every = {"lora": Lora(targets=("q_proj", "k", "v", "o", "mlp/*")).record()}
     adapting.check_same(every, Lora(targets=("all-linear",)), "here")

@@ -1,9 +1,12 @@
 """Figures from sums, and where they are written: no line twice, none lost, and TensorBoard reads what was meant."""
 
 import json
+import os
+import signal
 import struct
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +103,23 @@ def test_tensorboard_has_the_numbers(tmp_path: Path) -> None:
     (path,) = (tmp_path / "tensorboard").iterdir()
     values = {v.tag: (e.step, v.simple_value) for e in events(path) for v in e.summary.value}
     assert values == {"train/loss": (4, 0.25), "train/language/ja/loss": (4, 2.0)}
+
+
+def test_ctrl_c_waits_until_a_records_numbers_are_handed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An exception in the midst of it now and then left the writer's threads waiting for each other at the end."""
+    board, handed, before = sinks.TensorBoard(str(tmp_path), -1), [], signal.getsignal(signal.SIGINT)
+
+    def add(name: str, value: float, step: int) -> None:
+        if not handed:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.05)
+        handed.append(name)
+
+    monkeypatch.setattr(board._writer, "add_scalar", add)
+    with pytest.raises(KeyboardInterrupt):
+        board.write(record(4))
+    assert handed == ["train/loss", "train/language/ja/loss"] and signal.getsignal(signal.SIGINT) is before
+    board.close()
 
 
 def test_tensorboard_brings_no_pytorch(tmp_path: Path) -> None:
