@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from t_elaine import cli, merged, paths
+from t_elaine import cli, columns, merged, paths
 from t_elaine.errors import UserError
 from t_elaine.hf import merging
 from t_elaine.hf.merge_methods import Merging, settled
@@ -68,6 +68,9 @@ def merge(
     what = merged.open_models(models, base, carrier, settled(how, len(models)))
     commit = source_version(Path(__file__).resolve().parents[1])["commit"]
     merging.merge_models(what, to, merged.one_vocabulary(what), commit, overwrite, untrained)
+    if names := merged.learnt_templates(what):
+        told = f"the models have learnt conversations by {', '.join(names)}; the merge has its carrier's template:"
+        print(columns.wrapped(f"{told} ask it with --template={names[0]}"))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 
+from t_elaine.checkpoints import reading
 from t_elaine.data import same_ids
 from t_elaine.data.vocabulary import load_vocabulary, save_vocabulary
 from t_elaine.errors import UserError
-from t_elaine.hf import merge_inputs
+from t_elaine.hf import merge_inputs, side_files
 from t_elaine.hf.merge_inputs import Input
 from t_elaine.hf.merge_methods import Merging
 from t_elaine.hf.merging import Merge
@@ -36,6 +37,13 @@ def open_models(models: Sequence[str], base: str, carrier: str, how: Merging) ->
         carrier=opened[carrier or given[0]],
         how=how,
     )
+
+
+def learnt_templates(what: Merge) -> list[str]:
+    """Names of the chat templates that the models' runs learnt conversations by, which a merge leaves behind."""
+    runs = [reading.resolve(one.path)[0] for one in what.inputs if one.facts.get("kind") == "run"]
+    records = [record for run in runs for record in side_files.data_record(run).values()]
+    return sorted({str(record["template"]["name"]) for record in records if "template" in record})
 
 
 def one_vocabulary(what: Merge) -> ImportedVocabulary:

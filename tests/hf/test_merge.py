@@ -166,11 +166,15 @@ def adapted(base: Path, to: Path) -> Path:
     return to
 
 
-def test_adapters_are_merged_with_their_base_in_them(models: dict[str, Path], tmp_path: Path) -> None:
+def test_adapters_are_merged_with_their_base_in_them(
+    models: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """As the model that was trained, which is what evaluate and export see; both fingerprints are on record."""
     run = adapted(models["run"], tmp_path / "adapted")
+    (run / "data.json").write_text('{"a": {"template": {"name": "plain", "sha256": ""}}}')
     to, other = tmp_path / "merged", models["chat"]
     assert merge.main([f"--models={run},{other}", "--weights=0.75,0.25", f"--to={to}"]) == 0
+    assert "by plain; the merge has its carrier's" in capsys.readouterr().out
     child, parent = values(run), values(other)
     source = proof.checkpoint_source(str(run), 0)
     for tensor in mapping.hf_tensors(exporting.config_of(reading.read_meta(run, 0))):
