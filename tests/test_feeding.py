@@ -3,6 +3,7 @@
 import ast
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import jobs
@@ -119,7 +120,10 @@ def test_what_is_said_fits_a_terminal(tmp_path: Path) -> None:
     assert columns.wrapped("short\ttabs stay") == "short\ttabs stay"
 
 
-def test_the_default_stores_are_those_that_prepare_makes_of_the_samples() -> None:
+def test_the_default_stores_are_those_that_prepare_makes_of_the_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    for table in ("TASKS", "MIXTURES"):  # other tests may have loaded the module into tables of their own
+        monkeypatch.setattr(registry, table, {})
+    monkeypatch.delitem(sys.modules, "data_tasks.samples", raising=False)
     load_modules(("data_tasks.samples",))
     for file, mixture, folder in (
         ("sft.gin", "samples_instructions", "stores/chat"),
